@@ -31,7 +31,7 @@ lab: dev
 	@$(PY) -m jupyterlab nbs
 
 export: dev
-	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean && $(PY) .ci/readme.py
 
 docs:
 	@sh .ci/env.sh docs

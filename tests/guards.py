@@ -5,6 +5,7 @@ Each finding is one line: which file, what to do.
 `python tests/guards.py [ROOT]` prints the findings and fails if there are any.
 """
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -178,13 +179,22 @@ def tested(root: Path) -> list[str]:
     return found
 
 
-GUARDS = (paper_notebooks, drift, undefined_names, imports, tested)
+def readme(root: Path) -> list[str]:
+    "README.md is made from the index notebook."
+    if not (root / "nbs/index.ipynb").exists(): return []
+    spec = importlib.util.spec_from_file_location("readme", ROOT / ".ci/readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.disagreements(root)
+
+
+GUARDS = (paper_notebooks, drift, undefined_names, imports, tested, readme)
 
 
 def main(root: Path = ROOT) -> int:
     found = [line for guard in GUARDS for line in guard(root)]
     print(*found, sep="\n", end="\n" if found else "")
-    print(f"guards: {len(found)} finding{'s' * (len(found) != 1)} in {len(notebooks(root))} notebooks")
+    print(f"guards: {len(found) or 'no'} findings in {len(notebooks(root))} notebooks")
     return bool(found)
 
 

@@ -1,0 +1,177 @@
+"""The ground: one list of dependencies, an installable wheel, an environment script that speaks."""
+import configparser
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def settings():
+    ini = configparser.ConfigParser(delimiters=["="])
+    ini.read(ROOT / "settings.ini")
+    return ini["DEFAULT"]
+
+
+def listed(key): return [Requirement(r) for r in settings()[key].split("\n") if r.strip()]
+
+
+def pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {name.lower().replace("_", "-"): version for line in lines if not line.startswith("#")
+            for name, version in [line.split("==")]}
+
+
+KEYS = ("requirements", "dask_requirements", "dev_requirements", "doc_requirements")
+
+
+@pytest.mark.parametrize("requirement", [r for key in KEYS for r in listed(key)], ids=str)
+def test_constraints_pin_every_requirement_within_its_range(requirement):
+    version = pinned()[requirement.name.lower().replace("_", "-")]
+    assert version in requirement.specifier
+
+
+def test_only_one_opencv_is_asked_for():
+    assert [n for n in pinned() if n.startswith("opencv")] == ["opencv-contrib-python"]
+    assert not any("torchvision" in n for n in pinned())
+
+
+def test_conda_environment_agrees_with_the_settings():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *plain, last = environment["dependencies"]
+    assert environment["channels"][0] == "conda-forge" and plain[1:] == ["pip"]
+    low, high = re.fullmatch(r"python>=(3\.\d+),<(3\.\d+)", plain[0]).groups()
+    assert low == settings()["min_python"]
+    assert f'<{high}' in (ROOT / "setup.py").read_text()
+    constraint, package = last["pip"]
+    assert constraint == "--constraint constraints.txt"
+    extras = re.fullmatch(r"--editable \.\[(.*)\]", package)[1].split(",")
+    assert {f"{e}_requirements" for e in extras} <= set(KEYS)
+
+
+def test_what_is_installed_is_what_is_pinned():
+    "A test run speaks for the pinned set only if that is what runs."
+    different = {name: (version, found) for name, version in pinned().items()
+                 for found in [_installed(name)] if found and found.split("+")[0] != version}
+    assert different == {}
+
+
+def _installed(name):
+    try: return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError: return None  # docs and dask are extras
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "The wheel of a copy of the tree, so that nothing is left in it."
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    shutil.copytree(ROOT / "mfdan", tree / "mfdan", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", tree / "dist",
+                    tree], check=True)
+    return next((tree / "dist").glob("*.whl"))
+
+
+def modules(): return sorted(p.stem for p in (ROOT / "mfdan").glob("*.py") if p.stem[0] != "_")
+
+
+PROBE = """
+import importlib, pathlib, sys
+import mfdan
+assert pathlib.Path(mfdan.__file__).is_relative_to({site!r}), mfdan.__file__
+for name in {modules!r}: importlib.import_module("mfdan." + name)
+from mfdan.config import asset
+for name in {assets!r}: assert asset(name).stat().st_size > 0
+"""
+
+
+def probe(site):
+    assets = sorted(p.name for p in (ROOT / "mfdan/assets").iterdir() if p.is_file())
+    return PROBE.format(site=str(site), modules=modules(), assets=assets)
+
+
+def test_wheel_is_complete(wheel, tmp_path):
+    "Every module imports and every asset is found, from the wheel alone."
+    with zipfile.ZipFile(wheel) as archive: archive.extractall(tmp_path)
+    subprocess.run([sys.executable, "-c", probe(tmp_path)], cwd=tmp_path, check=True,
+                   env=os.environ | {"PYTHONPATH": str(tmp_path)})
+
+
+@pytest.mark.slow
+def test_wheel_in_an_empty_environment(wheel, tmp_path):
+    "As a user installs it; the command answers."
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    bin_ = tmp_path / "env/bin"
+    subprocess.run([bin_ / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel],
+                   check=True)
+    subprocess.run([bin_ / "python", "-c", probe(tmp_path / "env")], cwd=tmp_path, check=True)
+    said = subprocess.run([bin_ / "mfdan", "--help"], capture_output=True, text=True, check=True)
+    assert "reproduce" in said.stdout
+
+
+def test_help_costs_less_than_a_second_of_cpu(tmp_path):
+    command = [sys.executable, "-c", "from mfdan.cli import main; main(['--help'])"]
+    before = os.times()
+    subprocess.run(command, check=True, capture_output=True)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user \
+        - before.children_system
+    assert used < 1, f"{used:.2f} s"
+
+
+def environment_script(tmp_path, **env):
+    "Run a copy of .ci/env.sh with another PATH."
+    tree = tmp_path / "tree"
+    (tree / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/env.sh", tree / ".ci")
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tree / name)
+    return subprocess.run(["sh", ".ci/env.sh", "base"], cwd=tree, capture_output=True, text=True,
+                          env=os.environ | env)
+
+
+def fake(folder, name, body):
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_an_unsupported_python_is_said_in_one_line(tmp_path):
+    tools = tmp_path / "bin"
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        fake(tools, name, 'case "$1" in --version) echo Python 3.9.1 ;; *) exit 1 ;; esac')
+    for name in ("sh", "cat", "cksum", "cut", "dirname"):
+        (tools / name).symlink_to(shutil.which(name))
+    done = environment_script(tmp_path, PATH=str(tools), PYTHON="")
+    assert done.returncode == 1
+    assert done.stderr == ("mfdan: needs Python 3.11, 3.12 or 3.13 (found: Python 3.9.1); "
+                           "name one with PYTHON=/path/to/python3.12\n")
+
+
+@pytest.mark.parametrize("log, says", [
+    ("WARNING: Retrying: NewConnectionError: Failed to establish", "is the network up?"),
+    ("error: command 'gcc' failed: No such file or directory", "needs a compiler"),
+])
+def test_a_failed_installation_says_why(tmp_path, log, says):
+    pip = f'echo "{log}"; exit 1'
+    python = fake(tmp_path / "bin", "python3", f'''
+case "$1 $2" in
+  "-c import"*) exit 0 ;;
+  "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+  "-m pip") {pip} ;;
+esac''')
+    done = environment_script(tmp_path, PYTHON=str(python))
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("mfdan: ") and says in last, done.stderr
