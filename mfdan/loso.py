@@ -40,7 +40,7 @@ from .train import (
     Bank, Checkpoint, Fold, FoldError, check_fold, clip_power, fold_seed, make_schedule,
     train_fold, weights_bytes, write_atomic)
 
-# %% ../nbs/34_loso.ipynb #25bf5114
+# %% ../nbs/34_loso.ipynb #2245db10
 @dataclass(frozen=True)
 class Run:
     "One evaluation: one variant, one seed."
@@ -51,6 +51,8 @@ class Run:
     protocol: str = "megc2019"  # or "native"
     leave_out: str = "subject"  # or "database"
     shuffled: int | None = None  # seed of a permutation of the labels: the null
+    without: str | None = None  # a subject that takes no part at all: inner choice
+    groups: int | None = None  # leave out that many groups of subjects instead of each
 
     def __post_init__(self):
         one_of("leave_out", self.leave_out, ("subject", "database"))
@@ -63,6 +65,7 @@ def run_labels(
     classes = classes_of(run.protocol, run.scope)
     inside = with_labels(in_scope(prepared.clips, run.scope), run.protocol)
     inside = inside[inside.label.isin(classes)].set_index("clip_id")
+    inside = inside[inside.subject != run.without]
     rows = prepared.clips.index[prepared.clips.clip_id.isin(inside.index)]
     labels = np.full(len(prepared.clips), -1)
     labels[rows] = [classes.index(inside.label[c]) for c in prepared.clips.clip_id[rows]]
@@ -72,7 +75,7 @@ def run_labels(
             labels[group.index] = rng.permutation(labels[group.index])
     return classes, labels
 
-# %% ../nbs/34_loso.ipynb #069732e1
+# %% ../nbs/34_loso.ipynb #71e05eee
 def plan(
     prepared: Prepared, run: Run
 ) -> list[Fold]:  # one for each subject (or database), in order of name
@@ -81,6 +84,10 @@ def plan(
     rows = np.flatnonzero(labels >= 0)
     group = prepared.clips[run.leave_out].to_numpy()
     names = sorted(set(group[rows]))
+    if run.groups:  # dealt in order of name, so that databases mix
+        deal = {name: f"group {i % run.groups + 1} of {run.groups}" for i, name in enumerate(names)}
+        group = np.array([deal.get(name, "") for name in group])
+        names = sorted(set(deal.values()))
     if len(names) < 2:
         raise FoldError(f"{run.scope}: {len(names)} {run.leave_out} with clips under "
                         f"{run.protocol}; leaving one out needs at least two")
