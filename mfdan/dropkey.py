@@ -27,7 +27,7 @@ def draw_coins(
     coins = draws.random_(generator=generator).view(torch.int16)[:count]
     return coins.bitwise_and(COIN_SIDES - 1).view(shape)
 
-# %% ../nbs/21_dropkey.ipynb #3886da58
+# %% ../nbs/21_dropkey.ipynb #305370ac
 def drop_keys(
     shape: tuple[int, ...],  # of the scores: windows, heads, queries, keys
     rate: float,  # d of Eq. 12, in [0, 1)
@@ -40,9 +40,9 @@ def drop_keys(
     if not 0 <= rate < 1: raise ValueError(f"the DropKey rate must lie in [0, 1), got {rate}")
     bw, g, n, m = shape
     coins = draw_coins((bw, g, n if per == "score" else 1, m), device, generator)
-    limit = round(rate * COIN_SIDES)
+    limit = min(round(rate * COIN_SIDES), COIN_SIDES - 1)
     if visible is None:
-        return (coins < coins.amax(-1, keepdim=True).clamp(max=limit)).expand(shape)
+            return (coins < coins.amax(-1, keepdim=True).clamp(max=limit)).expand(shape)
     coins = coins.expand(shape).unflatten(0, (-1, len(visible)))
-    seen = coins.masked_fill(~visible[:, None], -1)
+    seen = coins * visible[:, None].to(coins.dtype)  # a hidden key counts as 0
     return (coins < seen.amax(-1, keepdim=True).clamp(max=limit)).flatten(0, 1)
