@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'Scheme', 'scheme_of', 'grey', 'check_frames', 'tvl1_opencv', 'linear_weights', 'area_weights', 'resample',
-           'central_differences', 'read_at', 'odd_even_merge', 'pruned_merge', 'merge', 'median5',
+           'central_differences', 'pad_exactly', 'read_at', 'odd_even_merge', 'pruned_merge', 'merge', 'median5',
            'forward_differences', 'divergence', 'iterate', 'Pair', 'data_term', 'solve_pairs', 'compiled', 'solve_warp',
            'solve_batch', 'tvl1_torch', 'tvl1', 'strain', 'resize_flow', 'flow_image']
 
@@ -135,7 +135,7 @@ def resample(
     "Resize with the weights of both sides."
     return rows.to(x) @ x @ columns.to(x).T
 
-# %% ../nbs/11_flow.ipynb #ad041868
+# %% ../nbs/11_flow.ipynb #08d6988d
 def central_differences(
     image: Float[Tensor, "b 1 h w"],
 ) -> Float[Tensor, "b 2 h w"]:  # d/dx, d/dy
@@ -145,17 +145,26 @@ def central_differences(
     return 0.5 * torch.cat([dx, dy], 1)
 
 
-def read_at(
+def pad_exactly(
     planes: Float[Tensor, "b c h w"],
+    border: str,  # "zero" or "replicate"
+) -> Float[Tensor, "b c H W"]:  # sides of 2^k + 1
+    "Pad at the right and at the bottom, for `read_at`."
+    h, w = (2 ** (n - 1).bit_length() + 1 - n for n in planes.shape[-2:])
+    return F.pad(planes, (0, w, 0, h), {"zero": "constant", "replicate": "replicate"}[border])
+
+
+def read_at(
+    padded: Float[Tensor, "b c H W"],  # from `pad_exactly`
     flow: Float[Tensor, "b 2 h w"],  # pixel
     border: str,  # "zero" or "replicate"
 ) -> Float[Tensor, "b c h w"]:
     "Read the planes at x + u, bicubic."
-    h, w = flow.shape[-2:]
-    y, x = torch.meshgrid(torch.arange(h).to(flow), torch.arange(w).to(flow), indexing="ij")
-    grid = torch.stack([(x + flow[:, 0]) * 2 / (w - 1) - 1, (y + flow[:, 1]) * 2 / (h - 1) - 1], -1)
+    y, x = (torch.arange(n).to(flow) for n in flow.shape[-2:])
+    half_h, half_w = ((n - 1) / 2 for n in padded.shape[-2:])  # powers of two
+    places = (x + flow[:, 0]) / half_w - 1, (y[:, None] + flow[:, 1]) / half_h - 1
     padding = {"zero": "zeros", "replicate": "border"}[border]
-    return F.grid_sample(planes, grid, "bicubic", padding, align_corners=True)
+    return F.grid_sample(padded, torch.stack(places, -1), "bicubic", padding, align_corners=True)
 
 # %% ../nbs/11_flow.ipynb #8025c2db
 def odd_even_merge(
@@ -309,10 +318,10 @@ class Pair:
         self.px[1:].add_(dx, alpha=self.scheme.tau).div_(length)
         self.py[w:].add_(dy, alpha=self.scheme.tau).div_(length)
 
-# %% ../nbs/11_flow.ipynb #b045d633
+# %% ../nbs/11_flow.ipynb #df587cc7
 def data_term(
     onset: Float[Tensor, "b 1 h w"],
-    planes: Float[Tensor, "b 3 h w"],  # the apex and its gradient
+    planes: Float[Tensor, "b 3 H W"],  # the apex and its gradient, padded
     u: Float[Tensor, "b 2 h w"],
     border: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # g, rho_c, -1/|g|^2
@@ -382,7 +391,7 @@ def solve_batch(onset, planes, u, scheme, trace=None, fuse=False):
             trace += [(b, u[0, 0].numel(), *map(int, t)) for b, t in enumerate(taken.T.tolist())]
     return u
 
-# %% ../nbs/11_flow.ipynb #ffa243f6
+# %% ../nbs/11_flow.ipynb #73717e5c
 def tvl1_torch(
     onset: Tensor,  # grey [b h w], 0..255
     apex: Tensor,  # the same, on the same device
@@ -407,6 +416,7 @@ def tvl1_torch(
             sides = zip(u.shape[-2:], first.shape[-2:])
             u = resample(u, *(linear_weights(n, k) for n, k in sides)) / scheme.step
         planes = torch.cat([second, central_differences(second)], 1)
+        planes = pad_exactly(planes, scheme.border)
         u = solve(first, planes, u.contiguous(), scheme, trace)
     return u
 
@@ -430,10 +440,10 @@ def tvl1(
     flow = np.stack([tvl1_opencv(*pair, scheme) for pair in pairs])
     return torch.as_tensor(flow) if isinstance(onset, Tensor) else flow
 
-# %% ../nbs/11_flow.ipynb #e67f79b4
+# %% ../nbs/11_flow.ipynb #eeb55393
 def strain(
     flow: ndarray | Tensor,  # [... 2 h w], pixel
-) -> ndarray | Tensor:  # [... h w], 1/pixel, of the same kind
+) -> ndarray | Tensor:  # [... h w], 1/pixel per pixel, of the same kind
     "Magnitude of the strain tensor, Eq. 3: all three terms, central differences."
     u, v = flow[..., 0, :, :], flow[..., 1, :, :]
     if isinstance(flow, Tensor):
@@ -442,15 +452,16 @@ def strain(
         (uy, ux), (vy, vx) = (np.gradient(f, axis=(-2, -1)) for f in (u, v))
     return (ux**2 + vy**2 + 0.5 * (vx + uy) ** 2) ** 0.5
 
-
+# %% ../nbs/11_flow.ipynb #ed653e91
 def resize_flow(
     flow: ndarray | Tensor,  # [... 2 h w], pixels of its own grid
     size: int,  # side of the result
-) -> ndarray | Tensor:  # [... 2 size size], pixels of the new grid
+) -> ndarray | Tensor:  # [... 2 size size], pixels of the new grid, float32
     "Average by area, and scale the vectors as the grid."
     h, w = flow.shape[-2:]
-    small = resample(torch.as_tensor(flow), area_weights(h, size), area_weights(w, size))
-    small = small * torch.tensor([size / w, size / h]).to(small).view(2, 1, 1)
+    small = torch.as_tensor(flow).float()
+    small = resample(small, area_weights(h, size), area_weights(w, size))
+    small *= small.new_tensor([size / w, size / h]).view(2, 1, 1)
     return small if isinstance(flow, Tensor) else small.numpy()
 
 
@@ -459,7 +470,7 @@ def flow_image(
     apex: ndarray,  # the same
     size: int,  # side of the result
     config: FlowConfig = FlowConfig(),  # noqa: B008
-) -> Float[ndarray, "3 s s"]:  # u, v in pixels of the result, strain in 1/pixel
+) -> Float[ndarray, "3 s s"]:  # u, v in pixels of the result, strain in 1/pixel per pixel
     "The three channels of the flow branch, unnormalised."
     flow = resize_flow(tvl1(onset, apex, config.backend, config.setting), size)
     return np.concatenate([flow, strain(flow)[None]])
