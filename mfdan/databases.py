@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'SIDES', 'LEFT_OUT', 'NOTED', 'WANTED', 'LARGEST', 'IMAGES', 'FRAME', 'SUBJECT', 'NEAR', 'SHEET', 'KINDS',
-           'SMIC_NAME', 'ANNOTATION', 'OFFICIAL', 'MARKER', 'DEPTH', 'ImageError', 'open_image', 'read_image',
-           'ends_well', 'probe_image', 'Problem', 'LeftOut', 'Log', 'bare', 'sheet_rows', 'find_header', 'as_number',
-           'as_subject', 'as_name', 'subfolders', 'scan_frames', 'Row', 'existing', 'find_span', 'find_apex',
-           'check_images', 'complete_clip', 'Place', 'as_row', 'sheet_clips', 'clip_folders', 'read_annotated',
-           'smic_names', 'smic_folders', 'read_apex_index', 'smic_row', 'read_smic', 'recognise', 'walk', 'preference',
-           'corpus_of', 'find_place', 'find_places', 'Reading', 'read_root']
+           'SMIC_NAME', 'ANNOTATION', 'OFFICIAL', 'MARKER', 'DEPTH', 'WORK', 'FLOW_WORK', 'RUNS', 'ImageError',
+           'open_image', 'read_image', 'ends_well', 'probe_image', 'Problem', 'LeftOut', 'Log', 'bare', 'sheet_rows',
+           'find_header', 'as_number', 'as_subject', 'as_name', 'subfolders', 'scan_frames', 'Row', 'existing',
+           'find_span', 'find_apex', 'check_images', 'complete_clip', 'Place', 'as_row', 'sheet_clips', 'clip_folders',
+           'read_annotated', 'smic_names', 'smic_folders', 'read_apex_index', 'smic_row', 'read_smic', 'recognise',
+           'walk', 'preference', 'corpus_of', 'find_place', 'find_places', 'Reading', 'read_root', 'fingerprint',
+           'describe', 'training_passes', 'machine_speed', 'estimate', 'table_ii', 'Report', 'check_root']
 
-# %% ../nbs/02_databases.ipynb #0588fb98
+# %% ../nbs/02_databases.ipynb #35e84332
 import csv
+import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +31,9 @@ from numpy import ndarray
 from openpyxl import load_workbook
 from PIL import Image, UnidentifiedImageError
 
-from .clips import EMOTIONS, make_table, middle_frame, nearest_frame
-from .config import DATABASES, one_of
+from .clips import (
+    CLASSES, EMOTIONS, check_counts, in_scope, make_table, middle_frame, nearest_frame, with_labels)
+from .config import DATABASES, PROFILES, SCOPES, one_of
 
 # %% ../nbs/02_databases.ipynb #f73dc995
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "PPM")
@@ -320,7 +324,7 @@ def find_apex(
                                     "unpack the archive again")
     return apex, source
 
-# %% ../nbs/02_databases.ipynb #fd02fc64
+# %% ../nbs/02_databases.ipynb #e795393f
 def check_images(
     row: Row,
     frames: Mapping[int, Path],  # frame number -> file
@@ -346,20 +350,23 @@ def complete_clip(
     log: Log,
 ) -> dict:  # a record for `make_table`
     "A row of the annotation and its folder make a clip."
-    if row.emotion not in EMOTIONS:
+    if row.emotion not in EMOTIONS[row.database]:
         raise LeftOut(row.source, f"its emotion {row.emotion!r} is none of the database's",
                       "correct the annotation")
     frames = scan_frames(row.clip_id, folder, row.database, log)
     onset, offset = find_span(row, frames, log)
     apex, source = find_apex(row, frames, onset, offset, log)
     check_images(row, frames, (onset, apex))
-    there = sum(onset <= n <= offset for n in frames)
-    if corpus == "licensed" and there < offset - onset + 1:
-        log.noted(row.clip_id, folder, f"{offset - onset + 1 - there} of the {offset - onset + 1} "
-                  "frames from onset to offset are missing", "unpack the archive again")
+    whole = {n: path for n, path in frames.items() if path.stat().st_size}
+    for n in sorted(frames.keys() - whole):
+        log.noted(row.clip_id, frames[n], f"frame {n} is empty", "passed over; copy it again")
+    want, there = offset - onset + 1, sum(onset <= n <= offset for n in whole)
+    if corpus == "licensed" and there < want:
+        log.noted(row.clip_id, folder, f"{want - there} of the {want} frames from onset to offset "
+                  "are missing", "unpack the archive again")
     return dict(corpus=corpus, database=row.database, subject=row.subject, name=row.name,
                 emotion=row.emotion, onset=onset, apex=apex, offset=offset, apex_source=source,
-                frames=frames)
+                frames=whole)
 
 # %% ../nbs/02_databases.ipynb #d9d0bf10
 SHEET = {"CASME II": ("", "sub{:02d}"), "SAMM": ("MICRO_ONLY", "{:03d}")}  # sheet, subject's shape
@@ -557,7 +564,7 @@ def walk(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
         level = deeper[:2000]  # a root is not a disk
     return bases, files
 
-# %% ../nbs/02_databases.ipynb #a1929617
+# %% ../nbs/02_databases.ipynb #95d7cc9a
 def preference(database: str, folder: Path) -> tuple:
     "Which folder of frames to prefer: the smallest."
     name = "/".join(folder.parts[-3:]).lower()
@@ -600,6 +607,9 @@ def find_place(
     for other in bases[1:]:
         if preference(database, other)[0] == preference(database, bases[0])[0]:
             log.noted(database, other, "a second folder of frames", f"{bases[0]} is used")
+    if database == "SMIC-HS" and preference(database, bases[0])[0]:
+        log.noted(database, bases[0], "these are the raw frames, not the cropped ones",
+                  "the paper uses SMIC_all_cropped")
     return Place(database, bases[0], sheets[0] if sheets else None, corpus_of(bases[0]))
 
 # %% ../nbs/02_databases.ipynb #050b9463
@@ -671,3 +681,142 @@ def read_root(
     if strict and len(reading.left_out): raise ValueError(f"strict: {reading.summary()}")
     if not records: raise FileNotFoundError(f"no clip was found under {root}\n{reading.summary()}")
     return reading
+
+# %% ../nbs/02_databases.ipynb #92286739
+def fingerprint(clips: pd.DataFrame) -> str:  # 12 hexadecimal digits
+    "What a copy consists of, whatever its folders are called."
+    total = hashlib.sha256()
+    for row in clips.sort_values("clip_id").itertuples():
+        said = [row.clip_id, row.emotion, int(row.onset), int(row.apex), int(row.offset)]
+        sizes = [(n, path.stat().st_size) for n, path in row.frames.items()]
+        total.update(json.dumps([said, sizes]).encode())
+        for n in (int(row.onset), int(row.apex)):
+            total.update(hashlib.sha256(row.frames[n].read_bytes()).digest())
+    return total.hexdigest()[:12]
+
+
+def describe(clips: pd.DataFrame) -> pd.DataFrame:  # one row a database
+    "What was found of each database."
+    rows = []
+    for database, group in clips.groupby("database", sort=False):
+        first = group.iloc[0]
+        size = open_image(first.frames[int(first.onset)]).size
+        rows.append(dict(
+            database=database, corpus=first.corpus, clips=len(group),
+            subjects=group.subject.nunique(), frames=sum(map(len, group.frames)),
+            megabytes=round(sum(p.stat().st_size for f in group.frames for p in f.values()) / 1e6),
+            image="x".join(map(str, size)), fingerprint=fingerprint(group),
+            apex=", ".join(f"{n} {s}" for s, n in group.apex_source.value_counts().items())))
+    return pd.DataFrame(rows).set_index("database")
+
+# %% ../nbs/02_databases.ipynb #f16f8fde
+WORK = {"paper": (8.7, 158.0), "quick": (0.28, 9.8)}  # GFLOP a clip: a training pass; magnification
+FLOW_WORK = 100.0  # GFLOP a clip: what a core could have computed while it solves TV-L1
+RUNS = {"CASME II": 11, "SAMM": 4, "SMIC-HS": 4, "composite": 1}  # behind Tables III, V, VI, VII
+
+
+def training_passes(clips: pd.DataFrame) -> int:  # of one clip through the network, an epoch
+    "The passes of all leave-one-subject-out runs of the paper's tables, one seed."
+    scopes = {scope: in_scope(with_labels(clips), scope) for scope in RUNS}
+    return sum(RUNS[scope] * len(here) * max(0, here.subject.nunique() - 1)
+               for scope, here in scopes.items())
+
+
+def machine_speed(device: str = "cpu") -> float:  # GFLOP/s, of one core or of the device
+    "How fast a block of window attention is trained here."
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    block = torch.nn.TransformerEncoderLayer(96, 3, 384, 0.0, batch_first=True).to(device)
+    windows = torch.ones(256, 49, 96, device=device)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        block(windows).sum().backward()
+        if device != "cpu": torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return 8.3 / min(seconds)
+
+# %% ../nbs/02_databases.ipynb #7581f0c6
+def estimate(
+    clips: pd.DataFrame,  # a clip table
+    profiles: Iterable[str] = tuple(WORK),
+) -> pd.DataFrame:  # profile, stage, where, hours
+    "How long the paper's tables would take on this machine, to a factor of two."
+    import torch
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    places = {f"{cores} CPU cores": cores * machine_speed()}
+    if torch.cuda.is_available(): places[torch.cuda.get_device_name()] = machine_speed("cuda")
+    rows = []
+    for profile in profiles:
+        a_pass, magnified = WORK[profile]
+        passes = PROFILES[profile][2].epochs * training_passes(clips)
+        work = len(with_labels(clips)) * (FLOW_WORK + magnified)
+        rows.append((profile, "prepare", next(iter(places)), work / next(iter(places.values()))))
+        rows += [(profile, "train", p, passes * a_pass / speed) for p, speed in places.items()]
+    table = pd.DataFrame(rows, columns=["profile", "stage", "where", "hours"])
+    return table.assign(hours=(table.hours / 3600).round(2))
+
+# %% ../nbs/02_databases.ipynb #80bd124b
+def table_ii(counts: pd.DataFrame) -> str:  # from `check_counts`
+    "Found / expected, one line a database."
+    cells = (counts.found.astype(str) + "/" + counts.expected.astype(str)).where(
+        counts["class"] != "-")
+    table = counts.assign(cell=cells).dropna(subset="cell").pivot(
+        index="database", columns="class", values="cell")
+    order = [c for c in dict.fromkeys(counts["class"]) if c in table.columns]
+    return table.loc[[d for d in SCOPES if d in table.index], order].rename_axis(
+        index=None, columns=None).to_string()
+
+
+@dataclass(frozen=True)
+class Report:
+    "What `mfdan check ROOT` answers."
+    root: str
+    reading: Reading
+    databases: pd.DataFrame  # from `describe`
+    counts: pd.DataFrame  # from `check_counts`
+    estimate: pd.DataFrame  # from `estimate`
+    seconds: float
+
+    @property
+    def embedded(self) -> bool: return (self.databases.corpus != "licensed").any()
+
+    @property
+    def ok(self) -> bool:
+        "Nothing was left out, and what is there has the clips of Table II."
+        here = self.counts[self.counts.database.isin(self.databases.index)]
+        alike = (here.found == here.expected).all() and (here["same clips"] != "no").all()
+        return bool(self.reading.left_out.empty and (alike or self.embedded))
+
+    def verdict(self) -> str:
+        "One line."
+        total = self.counts[(self.counts.database == "composite")
+                            & self.counts["class"].isin(CLASSES)]
+        found = f"{total.found.sum()} of {total.expected.sum()} clips of the composite"
+        if self.embedded: return f"embedded corpus {self.databases.corpus.iloc[0]!r}: {found}"
+        missing = [d for d in DATABASES if d not in self.databases.index]
+        if missing: found += f" (not at hand: {', '.join(missing)})"
+        return f"{'complete' if self.ok else 'NOT the clips of Table II'}: {found}"
+
+    def __str__(self) -> str:
+        removed = self.counts[self.counts.removed != ""]
+        rules = [f"  {r.database}, {r._2}: {r.removed}" for r in removed.itertuples()]
+        return "\n".join([
+            self.verdict(), "", self.databases.T.rename_axis(None, axis=1).to_string(), "",
+            "Table II, found / expected", table_ii(self.counts), "",
+            "Removed by the protocol's rules", *rules, "", self.reading.summary(), "",
+            "The paper's tables, one seed, to a factor of two",
+            self.estimate.to_string(index=False), "", f"checked in {self.seconds:.1f} s"])
+
+# %% ../nbs/02_databases.ipynb #a50b9d00
+def check_root(
+    root: Path | Mapping[str, Path],  # one root, or database -> its root
+    apex_index: Path | None = None,  # published apexes of SMIC-HS
+) -> Report:
+    "Is this copy of the databases complete, and is it the one that others have?"
+    start = time.perf_counter()
+    reading = read_root(root, apex_index)
+    parts = describe(reading.clips), check_counts(reading.clips), estimate(reading.clips)
+    return Report(str(root), reading, *parts, seconds=time.perf_counter() - start)

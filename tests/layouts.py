@@ -1,6 +1,6 @@
-"""Fabricates the official layouts with tiny images: annotation files, folders, and what varies between copies.
+"""Fabricates the official layouts with tiny images: annotations, folders, and how copies vary.
 
-No licensed content: names and labels are invented, or come from the list of members beside the checkout.
+No licensed content: names and labels are invented, or come from the list beside the checkout.
 """
 import os
 from dataclasses import dataclass, replace
@@ -88,7 +88,8 @@ def write_casme2(root: Path, clips, frames="raw", sheet="CASME2-coding-20140508.
     "`root/CASME2/...`; frames are 'raw' or 'cropped'; `doubled` is what some unpackers make."
     home, painter = root / "CASME2", Painter(root / ".seeds")
     workbook(home / sheet, casme2_rows(clips, **how))
-    folder, stem = {"raw": ("CASME2_RAW_selected", "img"), "cropped": ("Cropped", "reg_img")}[frames]
+    folder, stem = {"raw": ("CASME2_RAW_selected", "img"),
+                    "cropped": ("Cropped", "reg_img")}[frames]
     base = home / folder / folder if doubled else home / folder
     for c in clips:
         for n in range(c.onset, c.offset + 1):
@@ -98,8 +99,9 @@ def write_casme2(root: Path, clips, frames="raw", sheet="CASME2-coding-20140508.
 
 # -- SAMM -------------------------------------------------------------------------------------
 
-SAMM_HEADER = ("Subject", "Filename", "Inducement Code", "Onset Frame", "Apex Frame", "Offset Frame",
-               "Duration", "Micro", "Action Units", "Estimated Emotion", "Objective Classes", "Notes")
+SAMM_HEADER = ("Subject", "Filename", "Inducement Code", "Onset Frame", "Apex Frame",
+               "Offset Frame", "Duration", "Micro", "Action Units", "Estimated Emotion",
+               "Objective Classes", "Notes")
 
 
 def samm_rows(clips, subject="text", text_rows=13):
@@ -127,7 +129,8 @@ def write_samm(root: Path, clips, mode="L", sheet="SAMM_Micro_FACS_Codes_v2.xlsx
 def write_smic(root: Path, clips, frames="cropped", padded=False, others=()) -> Path:
     "`root/SMIC/...`; `padded` writes s01 instead of s1; `others` are sibling cameras, VIS and NIR."
     home, painter = root / "SMIC", Painter(root / ".seeds")
-    folder, stem = {"cropped": ("SMIC_all_cropped", "reg_image"), "raw": ("SMIC_all_raw", "image")}[frames]
+    folder, stem = {"cropped": ("SMIC_all_cropped", "reg_image"),
+                    "raw": ("SMIC_all_raw", "image")}[frames]
     for camera in ("HS", *others):
         for c in clips:
             subject = f"s{c.subject:02d}" if padded else f"s{c.subject}"
@@ -141,8 +144,9 @@ def write_smic(root: Path, clips, frames="cropped", padded=False, others=()) -> 
 def write_index(path: Path, clips, columns=None) -> Path:
     "A file of published apexes, with the columns of data_apex.csv."
     rows = [dict(data="smic", subject=c.subject, clip=c.name, label=0, onset_frame=c.onset,
-                 apex_frame=c.apex, offset_frame=c.offset, onset_frame_path="a", apex_frame_path="b",
-                 offset_frame_path="c", data_sub=f"smic_{c.subject}") for c in clips]
+                 apex_frame=c.apex, offset_frame=c.offset, onset_frame_path="a",
+                 apex_frame_path="b", offset_frame_path="c", data_sub=f"smic_{c.subject}")
+            for c in clips]
     rows.append({**rows[0], "data": "samm", "clip": "006_1_2"})
     pd.DataFrame(rows).rename(columns=columns or {}).to_csv(path, index=False)
     return path
@@ -171,7 +175,7 @@ def fabricated() -> dict[str, list[Made]]:
 
 
 def from_members() -> dict[str, list[Made]]:
-    "Databases whose members are those of the list beside the checkout; the other rows are invented."
+    "Databases whose members are those of the list beside the checkout; other rows are invented."
     members = pd.read_csv(MEMBERS, dtype=str)
     words = {"CASME II": {"negative": ["disgust"] * 61 + ["repression"] * 27,
                           "positive": ["happiness"] * 32, "surprise": ["surprise"] * 25},
@@ -184,7 +188,8 @@ def from_members() -> dict[str, list[Made]]:
         number = int("".join(ch for ch in row.subject if ch.isdigit()))
         made[row.database].append(Made(number, row.clip, words[row.database][row.label].pop()))
     made["SMIC-HS"] = [replace(c, apex=None, onset=559740, offset=559744) for c in made["SMIC-HS"]]
-    made["CASME II"] += [Made(4, "EP12_01f", "disgust", apex="/"), Made(5, "EP09_05f", "disgust", apex=46)]
+    made["CASME II"] += [Made(4, "EP12_01f", "disgust", apex="/"),
+                         Made(5, "EP09_05f", "disgust", apex=46)]
     extra = ["others"] * 99 + ["sadness"] * 7 + ["fear"] * 2
     made["CASME II"] += [Made(i % 26 + 1, f"EP99_{i:02d}", e) for i, e in enumerate(extra)]
     subjects = sorted({c.subject for c in made["SAMM"]})
