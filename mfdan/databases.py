@@ -9,10 +9,11 @@ __all__ = ['FORMATS', 'SIDES', 'LEFT_OUT', 'NOTED', 'WANTED', 'LARGEST', 'IMAGES
            'find_header', 'as_number', 'as_subject', 'as_name', 'subfolders', 'scan_frames', 'Row', 'existing',
            'find_span', 'find_apex', 'check_images', 'complete_clip', 'Place', 'as_row', 'sheet_clips', 'clip_folders',
            'read_annotated', 'smic_names', 'smic_folders', 'read_apex_index', 'smic_row', 'read_smic', 'recognise',
-           'walk', 'preference', 'corpus_of', 'find_place', 'find_places', 'Reading', 'read_root', 'fingerprint',
-           'describe', 'training_passes', 'machine_speed', 'estimate', 'table_ii', 'Report', 'check_root']
+           'sheets', 'walk', 'preference', 'corpus_of', 'find_place', 'find_places', 'Reading', 'read_root',
+           'fingerprint', 'describe', 'training_passes', 'machine_speed', 'estimate', 'table_ii', 'Report',
+           'check_root']
 
-# %% ../nbs/02_databases.ipynb #35e84332
+# %% ../nbs/02_databases.ipynb #f51d8dca
 import csv
 import hashlib
 import json
@@ -23,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,7 @@ from openpyxl import load_workbook
 from PIL import Image, UnidentifiedImageError
 
 from .clips import (
-    CLASSES, EMOTIONS, check_counts, in_scope, make_table, middle_frame, nearest_frame, with_labels)
+    CLASSES, EMOTIONS, check_counts, in_scope, make_table, nearest_frame, with_labels)
 from .config import DATABASES, PROFILES, SCOPES, one_of
 
 # %% ../nbs/02_databases.ipynb #f73dc995
@@ -99,7 +101,7 @@ def probe_image(path: Path) -> tuple[int, int]:  # width, height
     if not ends_well(path, kind): read_image(path)
     return size
 
-# %% ../nbs/02_databases.ipynb #c9869dde
+# %% ../nbs/02_databases.ipynb #bc333f35
 LEFT_OUT, NOTED = "left out", "noted"
 
 
@@ -123,19 +125,22 @@ class LeftOut(ValueError):
 class Log(list):
     "The problems found so far."
 
+    def add(self, *said) -> None:  # the fields of a `Problem`; a name may hold bytes of any kind
+        self.append(Problem(*(str(s).encode(errors="backslashreplace").decode() for s in said)))
+
     def left_out(self, clip_id: str, why: LeftOut) -> None:
-        self.append(Problem(clip_id, str(why.file), why.problem, why.what_to_do, LEFT_OUT))
+        self.add(clip_id, why.file, why.problem, why.what_to_do, LEFT_OUT)
 
     def noted(self, clip_id: str, file: Path, problem: str, what_to_do: str = "") -> None:
-        self.append(Problem(clip_id, str(file), problem, what_to_do, NOTED))
+        self.add(clip_id, file, problem, what_to_do, NOTED)
 
     def table(self) -> pd.DataFrame:  # what was left out first
         return pd.DataFrame(sorted(self, key=lambda p: (p.severity != LEFT_OUT, p)),
                             columns=list(Problem._fields), dtype=object)
 
-# %% ../nbs/02_databases.ipynb #38510b6a
+# %% ../nbs/02_databases.ipynb #dd21417f
 WANTED = ("subject", "filename", "onsetframe", "apexframe", "offsetframe", "estimatedemotion")
-LARGEST = 20_000_000  # bytes; the real files have less than 100 kB
+LARGEST = 20_000_000  # bytes, packed or unpacked; the real files have less than 1 MB
 
 
 def bare(cell) -> str:
@@ -154,6 +159,9 @@ def sheet_rows(
         if path.suffix.lower() == ".csv":
             with open(path, newline="", encoding="utf-8-sig") as file:
                 return [tuple(row) for row in csv.reader(file)]
+        with ZipFile(path) as packed:
+            if (size := sum(part.file_size for part in packed.infolist())) > LARGEST:
+                raise ValueError(f"it would unpack to {size} bytes")
         book = load_workbook(path, data_only=True)
         chosen = book[sheet] if sheet in book.sheetnames else book.worksheets[0]
         return list(chosen.iter_rows(values_only=True))
@@ -177,7 +185,7 @@ def find_header(
                           "restore the original header")
     return best, {name: names[best].index(name) for name in WANTED}
 
-# %% ../nbs/02_databases.ipynb #3a106796
+# %% ../nbs/02_databases.ipynb #5d1ed407
 def as_number(cell) -> int | None:  # None where the cell is blank
     "A frame number from a cell; raises `ValueError` for anything else."
     if isinstance(cell, bool): raise ValueError(cell)
@@ -201,11 +209,11 @@ def as_subject(
 def as_name(cell) -> str:
     "A clip's name from a cell; it must be a plain one, since it becomes part of a path."
     text = str("" if cell is None else cell).strip()
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.()-]*", text) or ".." in text:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.()-]*", text):
         raise ValueError(f"{cell!r} is no clip name (a plain name is wanted, not a path)")
     return text
 
-# %% ../nbs/02_databases.ipynb #51864759
+# %% ../nbs/02_databases.ipynb #f7730b0e
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 FRAME = {  # file name -> frame number
     "CASME II": re.compile(r"(?:reg_)?img_?(\d{1,9})\.\w+", re.I),
@@ -218,6 +226,7 @@ SUBJECT = {"CASME II": re.compile(r"sub(\d{1,3})", re.I), "SAMM": re.compile(r"(
 
 def subfolders(folder: Path) -> list[Path]:
     "The folders in a folder, in order; hidden ones and what macOS adds are passed over."
+    if not os.access(folder, os.R_OK | os.X_OK): return []
     with os.scandir(folder) as entries:
         return sorted(Path(e.path) for e in entries
                       if not e.name.startswith((".", "__MACOSX")) and e.is_dir())
@@ -230,6 +239,8 @@ def scan_frames(
     log: Log,
 ) -> dict[int, Path]:  # frame number -> file, in order
     "The frames in a folder, by number."
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise LeftOut(folder, "it may not be read", "change its permissions")
     frames, odd = {}, []
     with os.scandir(folder) as entries: entries = sorted(entries, key=lambda e: e.name)
     for entry in entries:
@@ -284,7 +295,7 @@ def existing(
                   f"frame {found} is used")
     return found
 
-# %% ../nbs/02_databases.ipynb #8cae2699
+# %% ../nbs/02_databases.ipynb #234c2d1f
 def find_span(
     row: Row,
     frames: Mapping[int, Path],  # frame number -> file
@@ -311,18 +322,18 @@ def find_apex(
     log: Log,
 ) -> tuple[int, str]:  # its number, and where it comes from
     "The apex of a clip, or the middle frame where there is no usable one."
+    later = {n: path for n, path in frames.items() if onset < n <= offset}
+    if not later: raise LeftOut(frames[onset].parent, "it has no frame between onset and offset",
+                                "unpack the archive again")
     if row.apex is not None and onset < row.apex <= offset:
-        apex, source = existing(row, frames, "apex", log), row.apex_source
-    else:
-        apex, source = middle_frame(frames, onset, offset), "middle"
-        if row.apex is not None or row.database != "SMIC-HS":  # SMIC-HS has no apexes
-            said = ("no apex" if row.apex is None else "its apex on its onset" if row.apex == onset
-                    else f"its apex {row.apex} outside {onset}..{offset}")
-            log.noted(row.clip_id, row.source, f"the annotation has {said}",
-                      f"the middle frame, {apex}, is used")
-    if apex <= onset: raise LeftOut(frames[onset].parent, "it has no frame after its onset",
-                                    "unpack the archive again")
-    return apex, source
+        return existing(row, later, "apex", log), row.apex_source
+    apex = nearest_frame(later, (onset + offset) / 2)
+    if row.apex is not None or row.database != "SMIC-HS":  # SMIC-HS has no apexes
+        said = ("no apex" if row.apex is None else "its apex on its onset" if row.apex == onset
+                else f"its apex {row.apex} outside {onset}..{offset}")
+        log.noted(row.clip_id, row.source, f"the annotation has {said}",
+                  f"the middle frame, {apex}, is used")
+    return apex, "middle"
 
 # %% ../nbs/02_databases.ipynb #e795393f
 def check_images(
@@ -526,7 +537,7 @@ def read_smic(place: Place, index: Mapping[str, int], log: Log) -> list[dict]:
         except LeftOut as why: log.left_out(clip_id, why)
     return list(records.values())
 
-# %% ../nbs/02_databases.ipynb #4d2c3c45
+# %% ../nbs/02_databases.ipynb #e1d19e65
 ANNOTATION = {"CASME II": re.compile(r"casme.?(2|ii).*coding.*\.(xlsx|csv)", re.I),
               "SAMM": re.compile(r"samm.*facs.*\.(xlsx|csv)", re.I)}
 OFFICIAL = {"CASME II": "CASME2-coding-20140508.xlsx", "SAMM": "SAMM_Micro_FACS_Codes_v2.xlsx"}
@@ -549,28 +560,39 @@ def recognise(folder: Path, names: list[Path]) -> str | None:  # the database
     return None
 
 
+def sheets(folder: Path) -> list[Path]:
+    "The files in a folder that might be annotations."
+    if not os.access(folder, os.R_OK | os.X_OK): return []
+    with os.scandir(folder) as entries:
+        return sorted(Path(e.path) for e in entries if e.name.lower().endswith((".xlsx", ".csv")))
+
+
 def walk(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    "What lies below a root: database -> folders of frames; and all files that are not frames."
+    "What lies below a root: database -> folders of frames; and the sheets."
     bases, files, level = {d: [] for d in DATABASES}, [], [Path(root)]
     for _ in range(DEPTH + 1):
         deeper = []
         for folder in level:
-            names = subfolders(folder) if os.access(folder, os.R_OK | os.X_OK) else []
+            names = subfolders(folder)
             if database := recognise(folder, names): bases[database].append(folder)
             elif (folder / MARKER).exists(): deeper += [n for n in names if n.name != "truth"]
             else: deeper += names
-            with os.scandir(folder) as entries: files += sorted(
-                Path(e.path) for e in entries if e.name.endswith((".xlsx", ".csv", ".json")))
+            files += sheets(folder)
         level = deeper[:2000]  # a root is not a disk
     return bases, files
 
-# %% ../nbs/02_databases.ipynb #95d7cc9a
-def preference(database: str, folder: Path) -> tuple:
-    "Which folder of frames to prefer: the smallest."
+# %% ../nbs/02_databases.ipynb #bcf966cd
+def preference(
+    database: str,
+    folder: Path,  # of frames
+    sheet: Path | None = None,  # the annotation
+) -> tuple:  # the smallest is best: kind of frames, nearness to the annotation, depth, name
+    "Which folder of frames to prefer."
     name = "/".join(folder.parts[-3:]).lower()
     cropped = "crop" in name
     rank = not cropped if database == "SMIC-HS" else 2 * cropped + ("selected" not in name)
-    return rank, len(folder.parts), str(folder)
+    shared = len(Path(os.path.commonpath([folder, sheet])).parts) if sheet else 0
+    return -shared, rank, len(folder.parts), str(folder)
 
 
 def corpus_of(folder: Path) -> str:  # "licensed", or the name of an embedded corpus
@@ -594,25 +616,26 @@ def find_place(
     log: Log,
 ) -> Place:
     "Choose the folder and the annotation of a database."
-    sheets = [f for f in files if database in ANNOTATION and ANNOTATION[database].fullmatch(f.name)]
-    sheets.sort(key=lambda f: (f.name != OFFICIAL.get(database), len(f.parts), str(f)))
-    bases = sorted(bases, key=lambda b: preference(database, b))
-    if not bases: raise LeftOut(sheets[0], "there is an annotation and no folder of frames",
+    found = [f for f in files if database in ANNOTATION and ANNOTATION[database].fullmatch(f.name)]
+    found.sort(key=lambda f: (f.name != OFFICIAL.get(database), len(f.parts), str(f)))
+    order = {b: preference(database, b, found[0] if found else None) for b in bases}
+    bases = sorted(bases, key=order.get)
+    if not bases: raise LeftOut(found[0], "there is an annotation and no folder of frames",
                                 "unpack the archive beside it")
-    if database in ANNOTATION and not sheets:
+    if database in ANNOTATION and not found:
         raise LeftOut(bases[0], f"there are frames, and no {OFFICIAL[database]}",
                       "put it beside them")
-    for other in sheets[1:]: log.noted(database, other, "a second annotation file",
-                                       f"{sheets[0]} is used")
+    for other in found[1:]: log.noted(database, other, "a second annotation file",
+                                       f"{found[0]} is used")
     for other in bases[1:]:
-        if preference(database, other)[0] == preference(database, bases[0])[0]:
+        if order[other][:2] == order[bases[0]][:2]:
             log.noted(database, other, "a second folder of frames", f"{bases[0]} is used")
-    if database == "SMIC-HS" and preference(database, bases[0])[0]:
+    if database == "SMIC-HS" and order[bases[0]][1]:
         log.noted(database, bases[0], "these are the raw frames, not the cropped ones",
                   "the paper uses SMIC_all_cropped")
-    return Place(database, bases[0], sheets[0] if sheets else None, corpus_of(bases[0]))
+    return Place(database, bases[0], found[0] if found else None, corpus_of(bases[0]))
 
-# %% ../nbs/02_databases.ipynb #050b9463
+# %% ../nbs/02_databases.ipynb #c1092bdd
 def find_places(
     root: Path | Mapping[str, Path],  # one root, or database -> its root
     log: Log,
@@ -628,7 +651,7 @@ def find_places(
             if folder not in walked: walked[folder] = walk(folder)
             bases, files = walked[folder]
             if isinstance(root, Mapping) and bases[database] == [folder]:  # it holds the subjects
-                files = [*files, *(f for f in sorted(folder.parent.iterdir()) if f.is_file())]
+                files = [*files, *sheets(folder.parent)]
             if bases[database] or any(ANNOTATION[database].fullmatch(f.name) for f in files
                                       if database in ANNOTATION):
                 places.append(find_place(database, bases[database], files, log))
@@ -758,7 +781,7 @@ def estimate(
     table = pd.DataFrame(rows, columns=["profile", "stage", "where", "hours"])
     return table.assign(hours=(table.hours / 3600).round(2))
 
-# %% ../nbs/02_databases.ipynb #80bd124b
+# %% ../nbs/02_databases.ipynb #5b0bc559
 def table_ii(counts: pd.DataFrame) -> str:  # from `check_counts`
     "Found / expected, one line a database."
     cells = (counts.found.astype(str) + "/" + counts.expected.astype(str)).where(
@@ -798,7 +821,11 @@ class Report:
         if self.embedded: return f"embedded corpus {self.databases.corpus.iloc[0]!r}: {found}"
         missing = [d for d in DATABASES if d not in self.databases.index]
         if missing: found += f" (not at hand: {', '.join(missing)})"
-        return f"{'complete' if self.ok else 'NOT the clips of Table II'}: {found}"
+        if self.ok: return f"complete: {found}"
+        here = self.counts[self.counts.database.isin(self.databases.index)]
+        where = here[(here.found != here.expected) | (here["same clips"] == "no")]
+        differ = ", ".join(f"{r.database} {r._2}" for r in where.itertuples()) or "nothing"
+        return f"NOT complete: {found}; {len(self.reading.left_out)} left out; differing: {differ}"
 
     def __str__(self) -> str:
         removed = self.counts[self.counts.removed != ""]

@@ -56,11 +56,12 @@ def unlink(path: Path) -> Path:
     return path
 
 
-def workbook(path: Path, rows, sheet="Sheet1", others=()) -> Path:
+def workbook(path: Path, rows, sheet="Sheet1", others=(), first="") -> Path:
     book = Workbook()
     book.active.title = sheet
     for row in rows: book.active.append(list(row))
     for name in others: book.create_sheet(name).append(["nothing"])
+    if first: book.create_sheet(first, 0).append(["Subject", "Filename", "nothing else"])
     path.parent.mkdir(parents=True, exist_ok=True)
     book.save(path)
     return path
@@ -113,10 +114,11 @@ def samm_rows(clips, subject="text", text_rows=13):
     return rows
 
 
-def write_samm(root: Path, clips, mode="L", sheet="SAMM_Micro_FACS_Codes_v2.xlsx", **how) -> Path:
+def write_samm(root: Path, clips, mode="L", first="", **how) -> Path:
     "`root/SAMM/...`; the width of a frame's number depends on the clip."
     home, painter = root / "SAMM", Painter(root / ".seeds", mode=mode)
-    workbook(home / sheet, samm_rows(clips, **how), "MICRO_ONLY", ["ALL"])
+    workbook(home / "SAMM_Micro_FACS_Codes_v2.xlsx", samm_rows(clips, **how), "MICRO_ONLY",
+             ["ALL"], first)
     for i, c in enumerate(clips):
         for n in range(c.onset, c.offset + 1):
             painter.frame(home / "SAMM" / f"{c.subject:03d}" / c.name

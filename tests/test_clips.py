@@ -58,6 +58,8 @@ def test_membership_does_not_depend_on_the_order_of_rows(clips, random):
     order = list(range(len(clips)))
     random.shuffle(order)
     assert membership_hash(clips.iloc[order]) == membership_hash(clips)
+    labelled = with_labels(clips)
+    assert membership_hash(labelled.iloc[::-1]) == membership_hash(clips)
 
 
 @given(tables)
@@ -98,6 +100,14 @@ def test_the_middle_frame_lies_between_onset_and_offset(numbers):
     found = middle_frame(numbers, onset, offset)
     assert all(abs(2 * found - onset - offset) <= abs(2 * n - onset - offset) for n in numbers)
     if len(numbers) == offset - onset + 1: assert found == (onset + offset) // 2
+
+
+def test_an_excluded_name_is_excluded_in_the_licensed_database_alone():
+    clip = dict(database="CASME II", subject="sub04", name="EP12_01f", emotion="disgust", onset=1,
+                apex=2, offset=3, frames={n: Path(f"{n}.png") for n in (1, 2, 3)})
+    assert len(with_labels(make_table([clip]))) == 0
+    assert len(with_labels(make_table([clip]), "native")) == 1
+    assert len(with_labels(make_table([{**clip, "corpus": "full"}]))) == 1
 
 
 def test_the_shipped_expectation_is_table_ii():

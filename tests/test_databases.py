@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,7 @@ VARIANTS = {
         r, m["CASME II"], sheet="CASME2-coding-updated.xlsx"),
     "SAMM, subject an int": lambda r, m: layouts.write_samm(r, m["SAMM"], subject="int"),
     "SAMM without the text above": lambda r, m: layouts.write_samm(r, m["SAMM"], text_rows=0),
+    "SAMM, another sheet first": lambda r, m: layouts.write_samm(r, m["SAMM"], first="READ ME"),
     "SAMM in three channels": lambda r, m: layouts.write_samm(r, m["SAMM"], mode="RGB"),
     "SMIC-HS raw": lambda r, m: layouts.write_smic(r, m["SMIC-HS"], frames="raw"),
     "SMIC-HS padded": lambda r, m: layouts.write_smic(r, m["SMIC-HS"], padded=True),
@@ -127,7 +129,8 @@ def test_published_apexes_are_taken_and_nothing_else_of_that_file(root, tmp_path
 
 def test_an_embedded_corpus_enters_by_the_same_door_and_says_what_it_is(root):
     (root / "mfdan-corpus.json").write_text(json.dumps({"corpus": "quick", "seed": 0}))
-    (root / "truth/CASME II/sub01/EP02_01f").mkdir(parents=True)
+    for clip in ("CASME II/sub01/EP02_01f", "SAMM/006/006_1_2"):
+        (root / "truth" / clip).mkdir(parents=True)  # is not a second copy of anything
     reading = read_root(root)
     assert seen(reading) == EXPECTED and reading.problems.empty
     assert set(reading.clips.corpus) == {"quick"}
@@ -221,6 +224,11 @@ def fake_bmp(path, width, height):
     path.write_bytes(data)
 
 
+def bomb(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("xl/workbook.xml", bytes(25_000_000))
+
+
 A, B = "CASME II/sub01/EP02_01f", "SAMM/006/006_1_2"
 C = "SMIC-HS/s01/s01_ne_01"
 ALL = {d: [k for k in EXPECTED if k.startswith(d)] for d in ("CASME II", "SAMM", "SMIC-HS")}
@@ -254,6 +262,8 @@ BAD = {  # name: (what is spoilt, clip named, file named, words of the message, 
         "CASME II", "CASME2-coding", "cannot be read", ALL["CASME II"]),
     "an annotation of absurd size": (lambda r: os.truncate(r / SHEETS["CASME II"][0], 30_000_000),
         "CASME II", "CASME2-coding", "30000000 bytes", ALL["CASME II"]),
+    "an annotation that unpacks to an absurd size": (lambda r: bomb(r / SHEETS["SAMM"][0]),
+        "SAMM", "SAMM_Micro", "would unpack to 25000000 bytes", ALL["SAMM"]),
     "a broken marker": (lambda r: (r / "SAMM/mfdan-corpus.json").write_text("{"),
         "SAMM", "mfdan-corpus.json", "does not name its corpus", ALL["SAMM"]),
     "a marker that claims to be licensed": (
@@ -344,6 +354,13 @@ BAD = {  # name: (what is spoilt, clip named, file named, words of the message, 
         lambda r: [(r / CASME2 / "sub01/EP02_01f/img50.jpg").unlink(),
                    (r / CASME2 / "sub01/EP02_01f/img50.jpg").symlink_to("gone.jpg")],
         A, "img50.jpg", "not named like a frame", [A]),
+    "the frame before the apex would be the onset": (
+        lambda r: [with_clip(r, "CASME II", 0, apex=47),
+                   (r / CASME2 / "sub01/EP02_01f/img47.jpg").unlink()],
+        A, "img48.jpg", "its apex, frame 47, is missing", [A]),
+    "nothing between onset and offset": (
+        lambda r: [(r / CASME2 / f"sub01/EP02_01f/img{n}.jpg").unlink() for n in range(47, 51)],
+        A, "EP02_01f", "no frame between onset and offset", [A]),
     "a clip of one frame": (
         lambda r: [f.unlink() for f in sorted((r / SMIC_CLIP).iterdir())[1:]],
         C, "s1_ne_01", "not before its offset", [C]),
@@ -404,6 +421,7 @@ BAD = {  # name: (what is spoilt, clip named, file named, words of the message, 
 }
 CHANGED = {  # clips that stay, with a stand-in that the report names
     "the apex is missing, not its neighbour": ("happiness", 46, 47, 50, "annotation"),
+    "the frame before the apex would be the onset": ("happiness", 46, 48, 50, "annotation"),
     "the last frames are missing": ("happiness", 46, 48, 60, "annotation"),
     "onset after apex": ("anger", 5562, 5564, 5566, "middle"),
     "apex after offset": ("anger", 5562, 5564, 5566, "middle"),
@@ -494,12 +512,84 @@ def test_odd_rows_of_an_index_are_named(root, tmp_path):
     for words in ("with two apexes", "'s1_xx_01'", "'soon'"): assert words in said(reading, NOTED)
 
 
-def test_a_folder_that_may_not_be_read(root):
-    if os.geteuid() == 0: pytest.skip("root may read everything")
-    (root / CASME2 / "sub01/EP02_01f").chmod(0)
+@pytest.mark.parametrize("folder, lost", [
+    (f"{CASME2}/sub01/EP02_01f", {A}), (f"{CASME2}/sub02", {"CASME II/sub02/EP01_11f"}),
+    (SAMM, set(ALL["SAMM"]))])
+def test_a_folder_that_may_not_be_read(root, monkeypatch, folder, lost):
+    allowed = os.access  # whoever runs the tests may well be root
+    monkeypatch.setattr(os, "access", lambda p, mode: Path(p) != root / folder and allowed(p, mode))
     reading = read_root(root)
-    (root / CASME2 / "sub01/EP02_01f").chmod(0o755)
-    assert A in said(reading, LEFT_OUT) and set(seen(reading)) == set(EXPECTED) - {A}
+    assert set(seen(reading)) == set(EXPECTED) - lost
+    assert folder.split("/")[-1] in said(reading, LEFT_OUT) or lost == set(ALL["SAMM"])
+
+
+def test_a_name_of_no_encoding_can_still_be_reported(root):
+    os.mkdir(os.fsencode(root / CASME2 / "sub01") + b"/EP\xff01")
+    reading = read_root(root)
+    assert seen(reading) == EXPECTED and "EP\\udcff01" in said(reading)
+    said(reading).encode()
+
+
+def test_another_edition_of_casme_beside_is_not_mistaken(root):
+    first = root / "A_CASME"  # the first CASME has subjects of the same names
+    shutil.copytree(root / CASME2, first / "CASME2_RAW_selected")
+    shutil.rmtree(first / "CASME2_RAW_selected/sub01/EP02_01f")
+    reading = read_root(root)
+    assert seen(reading) == EXPECTED and reading.problems.empty
+
+
+def test_two_copies_beside_each_other_are_noted(root):
+    shutil.copytree(root / "CASME2", root / "CASME2 (1)")
+    shutil.copytree(root / "SMIC", root / "SMIC (1)")
+    reading = read_root(root)
+    assert seen(reading) == EXPECTED
+    assert "a second annotation file" in said(reading, NOTED)
+    assert "a second folder of frames" in said(reading, NOTED)
+
+
+def test_the_check_names_what_differs(root):
+    report = check_root(root)
+    assert not report.ok and report.seconds < 60
+    assert report.verdict().startswith("NOT complete: 9 of 442 clips of the composite; 0 left out")
+    assert "SAMM negative" in report.verdict()
+    shutil.rmtree(root / "SMIC")
+    assert "(not at hand: SMIC-HS)" in check_root(root).verdict()
+
+
+def test_a_fingerprint_is_that_of_the_copy_and_not_of_its_place(root, tmp_path):
+    here = check_root(root).databases.fingerprint
+    (tmp_path / "elsewhere").mkdir()
+    moved = root.rename(tmp_path / "elsewhere/data")
+    assert (check_root(moved).databases.fingerprint == here).all()
+    spoil(moved / CASME2 / "sub01/EP02_01f/img49.jpg", b"other")
+    changed = check_root(moved).databases.fingerprint != here
+    assert changed.to_dict() == {"CASME II": True, "SAMM": False, "SMIC-HS": False}
+
+
+@pytest.mark.parametrize("profile", ["paper", "quick"])
+def test_the_counted_work_is_that_of_the_networks(profile):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mfdan.config import PROFILES
+    from mfdan.databases import WORK
+    from mfdan.magnet import MagNet
+    from mfdan.model import MFDAN
+    prepare, model, _ = PROFILES[profile]
+    image = torch.zeros(1, 3, prepare.size, prepare.size)
+    with FlopCounterMode(display=False) as training: MFDAN(model)(image, image).sum().backward()
+    with torch.no_grad(), FlopCounterMode(display=False) as one: MagNet()(image, image, 2.0)
+    counted = training.get_total_flops() / 1e9, len(prepare.factors) * one.get_total_flops() / 1e9
+    assert WORK[profile] == pytest.approx(counted, rel=0.2)
+
+
+def test_the_counted_runs_are_those_of_the_tables():
+    from collections import Counter
+
+    from mfdan.databases import RUNS
+    from mfdan.variants import paper_runs
+    runs = {row.run.name: row.scope for rows in paper_runs("paper", 1).values() for row in rows}
+    assert RUNS == Counter(runs.values())
 
 
 # -- one image --------------------------------------------------------------------------------
@@ -519,6 +609,8 @@ def test_sixteen_bits_are_scaled_by_the_full_range(tmp_path):
     dark = np.full((24, 32), 1000, np.uint16)
     Image.fromarray(dark).save(tmp_path / "dark.png")
     assert (read_image(tmp_path / "dark.png") == round(1000 / 257)).all()  # not stretched to 255
+    Image.fromarray(dark * 0 + 65535).save(tmp_path / "white.png")
+    assert (read_image(tmp_path / "white.png") == 255).all()
 
 
 def test_floats_are_refused(tmp_path):
