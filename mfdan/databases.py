@@ -138,7 +138,7 @@ class Log(list):
         return pd.DataFrame(sorted(self, key=lambda p: (p.severity != LEFT_OUT, p)),
                             columns=list(Problem._fields), dtype=object)
 
-# %% ../nbs/02_databases.ipynb #dd21417f
+# %% ../nbs/02_databases.ipynb #6928eb3d
 WANTED = ("subject", "filename", "onsetframe", "apexframe", "offsetframe", "estimatedemotion")
 LARGEST = 20_000_000  # bytes, packed or unpacked; the real files have less than 1 MB
 
@@ -168,7 +168,7 @@ def sheet_rows(
     except Exception as error:  # a damaged workbook fails in many ways
         raise LeftOut(path, f"it cannot be read ({error})", "copy it again, as .xlsx") from error
 
-
+# %% ../nbs/02_databases.ipynb #3a711a36
 def find_header(
     rows: list[tuple],  # of cells
     path: Path,  # for the message
@@ -379,7 +379,7 @@ def complete_clip(
                 emotion=row.emotion, onset=onset, apex=apex, offset=offset, apex_source=source,
                 frames=whole)
 
-# %% ../nbs/02_databases.ipynb #d9d0bf10
+# %% ../nbs/02_databases.ipynb #d6a95a1d
 SHEET = {"CASME II": ("", "sub{:02d}"), "SAMM": ("MICRO_ONLY", "{:03d}")}  # sheet, subject's shape
 
 
@@ -405,7 +405,7 @@ def as_row(
     emotion = str(cells["estimatedemotion"] or "").strip().lower()
     return Row(place.database, subject, name, emotion, source=place.annotation, **numbers)
 
-
+# %% ../nbs/02_databases.ipynb #3b9b105e
 def sheet_clips(place: Place, log: Log) -> Iterator[Row]:
     "The rows of a sheet, each name once."
     rows = sheet_rows(place.annotation, SHEET[place.database][0])
@@ -459,7 +459,7 @@ def read_annotated(place: Place, log: Log) -> list[dict]:  # records for `make_t
                   "they were passed over")
     return records
 
-# %% ../nbs/02_databases.ipynb #9d2b5371
+# %% ../nbs/02_databases.ipynb #43c2db62
 KINDS = {"ne": "negative", "po": "positive", "sur": "surprise"}
 SMIC_NAME = re.compile(r"s0*(\d{1,3})_(ne|po|sur)_0*(\d{1,3})", re.I)
 
@@ -481,7 +481,7 @@ def smic_folders(base: Path) -> Iterator[tuple[str, str, Path]]:
             if kind.name.lower() in KINDS.values():
                 for folder in subfolders(kind): yield subject.name, kind.name.lower(), folder
 
-
+# %% ../nbs/02_databases.ipynb #c00ebc7f
 def read_apex_index(path: Path, log: Log) -> dict[str, int]:  # SMIC-HS clip -> apex
     "The published apex indices; labels and paths in that file are not used."
     try:
@@ -537,7 +537,7 @@ def read_smic(place: Place, index: Mapping[str, int], log: Log) -> list[dict]:
         except LeftOut as why: log.left_out(clip_id, why)
     return list(records.values())
 
-# %% ../nbs/02_databases.ipynb #e1d19e65
+# %% ../nbs/02_databases.ipynb #bd3fd353
 ANNOTATION = {"CASME II": re.compile(r"casme.?(2|ii).*coding.*\.(xlsx|csv)", re.I),
               "SAMM": re.compile(r"samm.*facs.*\.(xlsx|csv)", re.I)}
 OFFICIAL = {"CASME II": "CASME2-coding-20140508.xlsx", "SAMM": "SAMM_Micro_FACS_Codes_v2.xlsx"}
@@ -559,7 +559,7 @@ def recognise(folder: Path, names: list[Path]) -> str | None:  # the database
             return "SMIC-HS"
     return None
 
-
+# %% ../nbs/02_databases.ipynb #6e8a2226
 def sheets(folder: Path) -> list[Path]:
     "The files in a folder that might be annotations."
     if not os.access(folder, os.R_OK | os.X_OK): return []
@@ -575,26 +575,25 @@ def walk(root: Path) -> tuple[dict[str, list[Path]], list[Path]]:
         for folder in level:
             names = subfolders(folder)
             if database := recognise(folder, names): bases[database].append(folder)
-            elif (folder / MARKER).exists(): deeper += [n for n in names if n.name != "truth"]
             else: deeper += names
             files += sheets(folder)
         level = deeper[:2000]  # a root is not a disk
     return bases, files
 
-# %% ../nbs/02_databases.ipynb #bcf966cd
+# %% ../nbs/02_databases.ipynb #ce23d6bc
 def preference(
     database: str,
     folder: Path,  # of frames
     sheet: Path | None = None,  # the annotation
-) -> tuple:  # the smallest is best: kind of frames, nearness to the annotation, depth, name
+) -> tuple:  # the smallest is best: nearness to the annotation, kind of frames, depth, name
     "Which folder of frames to prefer."
-    name = "/".join(folder.parts[-3:]).lower()
+    name = "/".join(folder.parts[-2:]).lower()
     cropped = "crop" in name
     rank = not cropped if database == "SMIC-HS" else 2 * cropped + ("selected" not in name)
     shared = len(Path(os.path.commonpath([folder, sheet])).parts) if sheet else 0
     return -shared, rank, len(folder.parts), str(folder)
 
-
+# %% ../nbs/02_databases.ipynb #5174550f
 def corpus_of(folder: Path) -> str:  # "licensed", or the name of an embedded corpus
     "Which corpus a folder belongs to: an embedded one has a marker in its root."
     for parent in [folder, *folder.parents][:DEPTH + 1]:
@@ -661,7 +660,7 @@ def find_places(
         except LeftOut as why: log.left_out(database, why)
     return places
 
-# %% ../nbs/02_databases.ipynb #56012bb4
+# %% ../nbs/02_databases.ipynb #2c7569e7
 @dataclass(frozen=True)
 class Reading:
     "A clip table, and everything that was left out of it or odd about it."
@@ -680,7 +679,7 @@ class Reading:
         for severity in (LEFT_OUT, NOTED):
             rows = self.problems[self.problems.severity == severity]
             lines.append(f"{severity}: {len(rows) or 'nothing'}")
-            lines += [f"  {r.clip_id}: {r.problem} ({r.file}); {r.what_to_do}"
+            lines += [f"  {r.clip_id}: {r.problem} ({r.file}); {r.what_to_do}".rstrip("; ")
                       for r in rows.head(most).itertuples()]
             if len(rows) > most: lines.append(f"  ... and {len(rows) - most} more")
         return "\n".join(lines)
@@ -781,7 +780,7 @@ def estimate(
     table = pd.DataFrame(rows, columns=["profile", "stage", "where", "hours"])
     return table.assign(hours=(table.hours / 3600).round(2))
 
-# %% ../nbs/02_databases.ipynb #5b0bc559
+# %% ../nbs/02_databases.ipynb #cdcee3f2
 def table_ii(counts: pd.DataFrame) -> str:  # from `check_counts`
     "Found / expected, one line a database."
     cells = (counts.found.astype(str) + "/" + counts.expected.astype(str)).where(
@@ -792,7 +791,7 @@ def table_ii(counts: pd.DataFrame) -> str:  # from `check_counts`
     return table.loc[[d for d in SCOPES if d in table.index], order].rename_axis(
         index=None, columns=None).to_string()
 
-
+# %% ../nbs/02_databases.ipynb #272dd316
 @dataclass(frozen=True)
 class Report:
     "What `mfdan check ROOT` answers."

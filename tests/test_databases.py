@@ -108,6 +108,7 @@ def test_what_operating_systems_leave_behind_is_passed_over(root):
     for name in ("Thumbs.db", ".DS_Store", "._img46.jpg", "Desktop - Shortcut.lnk"):
         (clip / name).touch()
     shutil.copytree(root / "CASME2/CASME2_RAW_selected", root / "__MACOSX/CASME2_RAW_selected")
+    shutil.copytree(root / "SMIC", root / "__MACOSX/SMIC")
     (root / "CASME2/~$CASME2-coding-20140508.xlsx").touch()
     reading = read_root(root)
     assert seen(reading) == EXPECTED and reading.problems.empty
@@ -168,6 +169,9 @@ def test_the_rules_give_exactly_the_listed_members(tmp_path):
     assert (labelled.subject.nunique(), len(labelled)) == (68, 442)
     report = check_root(tmp_path)
     assert report.ok and str(report).startswith("complete: 442 of 442 clips of the composite")
+    shutil.rmtree(tmp_path / "CASME2/CASME2_RAW_selected/sub01/EP99_00")  # of no class
+    assert "442 of 442 clips of the composite; 1 left out" in check_root(tmp_path).verdict()
+    assert not check_root(tmp_path).ok
 
 
 
@@ -360,6 +364,12 @@ BAD = {  # name: (what is spoilt, clip named, file named, words of the message, 
         A, "img48.jpg", "its apex, frame 47, is missing", [A]),
     "nothing between onset and offset": (
         lambda r: [(r / CASME2 / f"sub01/EP02_01f/img{n}.jpg").unlink() for n in range(47, 51)],
+        A, "EP02_01f", "no frame between onset and offset", [A]),
+    "frames only after the offset": (
+        lambda r: [(r / CASME2 / "sub01/EP02_01f/img47.jpg").rename(
+                        r / CASME2 / "sub01/EP02_01f/img60.jpg"),
+                   *((r / CASME2 / f"sub01/EP02_01f/img{n}.jpg").unlink() for n in (48, 49, 50)),
+                   with_clip(r, "CASME II", 0, apex="/")],
         A, "EP02_01f", "no frame between onset and offset", [A]),
     "a clip of one frame": (
         lambda r: [f.unlink() for f in sorted((r / SMIC_CLIP).iterdir())[1:]],
