@@ -94,18 +94,31 @@ class Decoder(nn.Module):
         x = torch.cat([F.interpolate(texture, scale_factor=2.0), shape], 1)
         return self.to_rgb(self.to_full(F.interpolate(self.blocks(x), scale_factor=2.0)))
 
-# %% ../nbs/12_magnet.ipynb #d414e626
+# %% ../nbs/12_magnet.ipynb #eea65989
 class MagNet(nn.Module):
     "The magnifier of Oh et al. 2018."
-    def __init__(self, neutral: float = 1.0):  # the factor at which the manipulator's gain is 0
+    def __init__(
+        self,
+        neutral: float = 1.0,  # the factor at which the manipulator's gain is 0; the port's is 0
+        residual: bool = True,  # the decoder adds to the apex; the port's paints the whole frame
+    ):
         super().__init__()
-        self.neutral = neutral
+        self.neutral, self.residual = neutral, residual
         self.encoder, self.manipulator, self.decoder = Encoder(), Manipulator(), Decoder()
 
     def gain(self, factor: float | Float[Tensor, "b"]) -> float | Float[Tensor, "b 1 1 1"]:
         "Our factor in the counting of these weights."
         if isinstance(factor, Tensor): factor = factor.view(-1, 1, 1, 1)
         return factor - self.neutral
+
+    def ground(
+        self,
+        texture: Float[Tensor, "b 32 h/4 w/4"],  # V_b
+        shape: Float[Tensor, "b 32 h/2 w/2"],  # M_b
+        apex: Float[Tensor, "b 3 h w"],  # RGB in [-1, 1]
+    ) -> Float[Tensor, "b 3 h w"] | float:
+        "What the decoder's output is added to; the same for every factor."
+        return apex - self.decoder(texture, shape) if self.residual else 0.0
 
     def forward(
         self,
@@ -114,8 +127,9 @@ class MagNet(nn.Module):
         factor: float | Float[Tensor, "b"],  # motion from onset to output over onset to apex
     ) -> Float[Tensor, "b 3 h w"]:
         texture, shape = self.encoder(torch.cat([onset, apex]))
-        before, after = shape.chunk(2)
-        return self.decoder(texture.chunk(2)[1], self.manipulator(before, after, self.gain(factor)))
+        (_, texture), (before, after) = texture.chunk(2), shape.chunk(2)
+        moved = self.manipulator(before, after, self.gain(factor))
+        return self.decoder(texture, moved) + self.ground(texture, after, apex)
 
 # %% ../nbs/12_magnet.ipynb #52665802
 PORT_KEYS = {  # our name -> the public port's
@@ -149,7 +163,7 @@ def from_port(
         raise ValueError(f"not the public MagNet layout: {', '.join(missing[:4])} do not match")
     return {key: plain[name] for key, name in ours.items()}
 
-# %% ../nbs/12_magnet.ipynb #3fa5fe16
+# %% ../nbs/12_magnet.ipynb #28d801c4
 def load_magnet(
     weights: str | Path | None = None,  # None: the package's; a .safetensors; a public .pth
 ) -> MagNet:  # in evaluation mode, float32, on the CPU
@@ -158,8 +172,8 @@ def load_magnet(
     if not path.exists(): raise FileNotFoundError(f"{path}: no such MagNet weights")
     if path.suffix == ".safetensors":
         net, tensors = MagNet(), load_file(path)
-    else:  # the public port multiplies by the factor itself
-        net = MagNet(neutral=0.0)
+    else:  # the public port multiplies by the factor itself, and paints the whole frame
+        net = MagNet(neutral=0.0, residual=False)
         tensors = from_port(torch.load(path, weights_only=True, map_location="cpu"))
     net.load_state_dict({key: value.float() for key, value in tensors.items()})
     return net.eval().requires_grad_(False)
@@ -192,7 +206,7 @@ def packaged(device: str = "cpu") -> MagNet:  # one copy a device, channels last
     "The package's magnifier, loaded once."
     return load_magnet().to(device, memory_format=torch.channels_last)
 
-# %% ../nbs/12_magnet.ipynb #99ca0673
+# %% ../nbs/12_magnet.ipynb #08b958d5
 @torch.inference_mode()
 def magnify_bank(
     onset: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],  # grey values 0 to 255, any size
@@ -207,11 +221,14 @@ def magnify_bank(
     bank = {factor: to_uint8(fixed[factor]) for factor in factors if factor in fixed}
     if rest := [factor for factor in dict.fromkeys(factors) if factor not in bank]:
         with torch.autocast(onset.device.type, torch.bfloat16, enabled=onset.is_cuda):
-            texture, shape = net.encoder(to_signed(torch.cat([onset, apex])))
+            pair = to_signed(torch.cat([onset, apex]))
+            texture, shape = net.encoder(pair)
             (_, texture), (before, after) = texture.chunk(2), shape.chunk(2)
+            ground = net.ground(texture, after, pair[len(onset) :])
             for factor in rest:
                 frame = net.decoder(texture, net.manipulator(before, after, net.gain(factor)))
-                bank[factor] = to_uint8((frame.float()[..., :height, :width] + 1) * 127.5)
+                frame = (frame + ground).float()[..., :height, :width]
+                bank[factor] = to_uint8((frame + 1) * 127.5)
     return torch.stack([bank[factor] for factor in factors], 1)
 
 # %% ../nbs/12_magnet.ipynb #65621f98
