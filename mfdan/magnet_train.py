@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'HELD_OUT', 'COLOURS', 'HAAR', 'SIGNALS', 'GPU', 'read_picture', 'cut_tiles', 'picture_tiles', 'uniform',
-           'noise_textures', 'blob_textures', 'make_bank', 'Field', 'pixel_grid', 'origin', 'directions', 'draw_field',
-           'SceneConfig', 'Quadruplet', 'draw_factors', 'draw_affine', 'look_up', 'draw_scene', 'blur', 'sense',
-           'draw_quadruplet', 'fit_head', 'quiet_start', 'linear_start', 'MagnetTrainConfig', 'missed_amount',
+           'noise_textures', 'blob_textures', 'make_bank', 'Field', 'pixel_grid', 'origin', 'steepest', 'directions',
+           'draw_field', 'SceneConfig', 'Quadruplet', 'draw_factors', 'draw_affine', 'look_up', 'draw_scene', 'blur',
+           'sense', 'draw_quadruplet', 'fit_head', 'quiet_start', 'linear_start', 'MagnetTrainConfig', 'missed_amount',
            'magnet_loss', 'scene_at', 'rate_at', 'write_atomically', 'Training', 'train_magnet', 'ship_weights',
            'current_commit', 'main']
 
@@ -139,7 +139,7 @@ def make_bank(
     if pictures: parts.insert(0, picture_tiles(pictures, size))
     return (torch.cat(parts) * 127.5 + 127.5).round().clamp(0, 255).byte()
 
-# %% ../nbs/15_magnet_train.ipynb #836d98dc
+# %% ../nbs/15_magnet_train.ipynb #ce0edc11
 @dataclass(frozen=True)
 class Field:
     "A displacement field: a shift and Gaussian pushes."
@@ -167,10 +167,15 @@ def origin(
 ) -> Float[Tensor, "b h w 2"]:  # where what we see was at rest
     "Solve x = p + scale field(p) for p."
     p, scale = x, scale.view(-1, 1, 1, 1)
-    for _ in range(6): p = x - scale * field(p)
+    for _ in range(12): p = x - scale * field(p)
     return p
 
-# %% ../nbs/15_magnet_train.ipynb #0577dd73
+
+def steepest(field: Field) -> Float[Tensor, "b"]:
+    "A bound on the field's slope: a Gaussian push is steepest one width from its centre."
+    return math.exp(-0.5) * (field.push.norm(dim=-1) / field.width).sum(1)
+
+# %% ../nbs/15_magnet_train.ipynb #7d28fb1b
 def directions(generator: torch.Generator, *shape: int) -> Float[Tensor, "*shape 2"]:
     "Unit vectors in random directions."
     angle = uniform(generator, *shape, high=2 * math.pi)
@@ -193,8 +198,12 @@ def draw_field(
     field = Field(
         directions(g, count) * torch.where(local > 0, sway, 1.0)[:, None],
         uniform(g, count, 3, 2, high=float(size)), push * local[:, None, None],
-        torch.maximum(width, 1.3 * reach[:, None]))
-    top = field(pixel_grid(size, g.device)).norm(dim=-1).amax((1, 2)).clamp(min=1e-6)
+        torch.maximum(width, 1.6 * reach[:, None]))
+    x = pixel_grid(size, g.device)
+    for alone in (False, True):  # where pushes together would fold, the first one stays alone
+        top = field(x).norm(dim=-1).amax((1, 2)).clamp(min=1e-6)
+        steep = steepest(field) * reach > 0.7 * top
+        if not alone: field.push[steep, 1:], field.shift[steep] = 0, 0
     scale = (motion / top)[:, None]
     return replace(field, shift=field.shift * scale, push=field.push * scale[..., None])
 
