@@ -406,20 +406,20 @@ def linear_start(
     rgb[:, :6], rgb[:, 6:12] = head, -head
     return net
 
-# %% ../nbs/15_magnet_train.ipynb #62d54e48
+# %% ../nbs/15_magnet_train.ipynb #0c54889d
 @dataclass(frozen=True)
 class MagnetTrainConfig:
     "How the magnifier is trained; the defaults made the package's weights on one CPU core."
     scene: SceneConfig = SceneConfig()
     steps: int = 9000
-    lr: float = 5e-4  # Adam; Oh et al.: 1e-4, over ten times as many steps
+    lr: float = 2e-4  # Adam; Oh et al.: 1e-4 for ten times as many steps
     warm: int = 300  # steps in which the learning rate rises
     fall: float = 0.4  # part of the steps, at the end, in which it falls to zero
     betas: tuple[float, float] = (0.9, 0.99)
     grow: int = 4500  # steps in which scenes grow from `first_reach` and from no noise
     first_reach: float = 1.5  # largest motion from onset to output at the start, pixel
     represent: float = 0.1  # weight of the three representation terms (Oh et al., Sec. 3.3)
-    amount: float = 0.3  # weight of the term above
+    amount: float = 0.6  # weight of the term above
     floor: float = 0.02  # of the division above; in units of half the range
     average: float = 0.998  # of the exponential average of the weights that is shipped
     procedural: int = 150  # textures of either procedural kind
