@@ -7,7 +7,7 @@ __all__ = ['MOTIONS', 'Known', 'to_bytes', 'move_textures', 'texture_pairs', 'fa
            'ssim', 'warp_onset', 'corpus_pairs', 'truth_of', 'compare', 'summarise', 'hallucinated', 'measure_all',
            'main']
 
-# %% ../nbs/16_magnet_eval.ipynb #baf702d3
+# %% ../nbs/16_magnet_eval.ipynb #aaab880e
 import argparse
 import json
 from collections.abc import Callable
@@ -38,6 +38,7 @@ from mfdan.magnet_train import (
     pixel_grid,
     read_picture,
 )
+from .synth import read_truth
 
 # %% ../nbs/16_magnet_eval.ipynb #61b519e2
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def ssim(
     top = (2 * ma * mb + c1) * (2 * (ab - ma * mb) + c2)
     return float((top / ((ma**2 + mb**2 + c1) * (aa - ma**2 + bb - mb**2 + c2))).mean())
 
-# %% ../nbs/16_magnet_eval.ipynb #c2a54ff0
+# %% ../nbs/16_magnet_eval.ipynb #2cc6caab
 def warp_onset(
     onset: UInt8[Tensor, "b 3 h w"],
     flow: Float[Tensor, "b 2 h w"],  # onset to apex, on the onset's grid, pixel
@@ -165,16 +166,13 @@ def corpus_pairs(
     size: int = 112,  # side of the aligned face, pixel
     factors: tuple[float, ...] = (2, 4, 6),
 ) -> Known:
-    "Onset and true apex of each clip, with the true flow between them."
-    from mfdan.synth import read_truth
-
+    "Onset and apex of each clip, with the true flow between them."
     frames, flows = [], []
     for clip in clips.to_dict("records"):
-        truth = read_truth(root, clip["clip_id"])
-        pair = [read_image(frame_path(clip, number)) for number in (clip["onset"], truth.apex)]
+        pair = [read_image(frame_path(clip, int(clip[name]))) for name in ("onset", "apex")]
         matrix = fit_alignment(pair[0], clip["database"], size=size)
         frames.append(np.stack([warp(image, matrix, size) for image in pair]))
-        flows.append(warp_flow(np.asarray(truth.flow, dtype=np.float32), matrix, size))
+        flows.append(warp_flow(read_truth(root, clip["clip_id"]).flow, matrix, size))
     onset, apex = torch.from_numpy(np.stack(frames, 1)).permute(0, 1, 4, 2, 3)
     flow = torch.from_numpy(np.stack(flows))
     return Known(onset, apex, flow, {k: warp_onset(onset, flow, k) for k in factors})
@@ -230,14 +228,14 @@ def hallucinated(
         float(np.hypot(*tvl1(grey(frame), grey(output))).max())
         for k in factors for frame, output in zip(frames, magnifier(frames, frames, k)))
 
-# %% ../nbs/16_magnet_eval.ipynb #2bdb81b2
+# %% ../nbs/16_magnet_eval.ipynb #9df1c8ae
 MOTIONS = (0.25, 0.5, 1.0, 2.0)  # pixel: where micro-expressions live
 
 
 def measure_all(
     magnifiers: dict[str, Callable],  # as for `compare`
     corpus: Path | None = None,  # root of an embedded corpus
-    clips: int = 24,  # of it, spread over its table
+    clips: int = 60,  # of it, spread over its table; those that move further than 2 px are left out
     count: int = 6,  # pairs of textures, and of faces, a motion
 ) -> pd.DataFrame:  # of `compare`, with `scene` and `asked`, the nearest of MOTIONS
     "Textures, a face and corpus pairs."
@@ -248,7 +246,7 @@ def measure_all(
         chosen = table.iloc[np.linspace(0, len(table) - 1, min(clips, len(table))).astype(int)]
         scenes.append(("corpus", corpus_pairs(chosen, corpus)))
     parts = [compare(magnifiers, known).assign(scene=name) for name, known in scenes]
-    rows = pd.concat(parts, ignore_index=True)
+    rows = pd.concat(parts, ignore_index=True).query("motion < 2.1")
     ratio = np.log(rows["motion"].to_numpy()[:, None] / np.array(MOTIONS))
     return rows.assign(asked=np.array(MOTIONS)[np.abs(ratio).argmin(1)])
 

@@ -19,6 +19,7 @@ from mfdan.magnet import (
     magnify_linear,
     port_key,
 )
+from mfdan.magnet_eval import texture_pairs
 from mfdan.magnet_train import (
     MagnetTrainConfig,
     SceneConfig,
@@ -131,6 +132,27 @@ def test_our_weights_are_small_and_their_page_is_honest():
     assert page["hallucinated_px"]["ours"] <= 0.1
 
 
+@pytest.mark.parametrize("motion", [0.5, 1.0])
+def test_further_is_nearer_to_the_truth_than_the_apex_or_a_straight_line(motion):
+    known = texture_pairs(motion, count=6, size=64)
+
+    def miss(output, factor):
+        return (output.float() - known.moved[factor].float()).abs().mean((1, 2, 3))
+
+    for factor in (2, 4, 6):
+        ours = miss(magnify(known.onset, known.apex, factor), factor)
+        assert (ours < miss(known.apex, factor)).all()
+        linear = miss(magnify_linear(known.onset, known.apex, factor), factor)
+        if factor > 2: assert ours.mean() < linear.mean()
+
+
+def test_bfloat16_changes_little(pair):
+    onset, apex = (x[..., :40, :52].float() / 127.5 - 1 for x in pair)
+    net = load_magnet()
+    with torch.autocast("cpu", torch.bfloat16): coarse = net(onset, apex, 4.0)
+    assert (coarse - net(onset, apex, 4.0)).abs().mean() < 2e-2
+
+
 def test_half_precision_changes_little(pair):
     net = load_magnet()
     onset, apex = (x.float() / 127.5 - 1 for x in pair)
@@ -171,6 +193,16 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path):
     straight = train_magnet(tiny(), tmp_path / "a")
     for until in (2, 3, 6): resumed = train_magnet(tiny(), tmp_path / "b", until=until)
     for key, x in straight.average.items(): assert torch.equal(x, resumed.average[key])
+
+
+def test_every_step_has_scenes_of_its_own(tmp_path, monkeypatch):
+    seen, draw = [], magnet_train.draw_quadruplet
+    monkeypatch.setattr(
+        magnet_train, "draw_quadruplet", lambda *a: seen.append(draw(*a)) or seen[-1])
+    train_magnet(tiny(), tmp_path / "a", until=3)
+    train_magnet(tiny(seed=1), tmp_path / "b", until=1)
+    first = [quad.onset.flatten()[:8].tolist() for quad in seen]
+    assert len({tuple(x) for x in first}) == 4
 
 
 def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
