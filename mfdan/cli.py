@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .config import PROFILES, RunConfig
 
-# %% ../nbs/90_cli.ipynb #a12a4faf
+# %% ../nbs/90_cli.ipynb #87fa366e
 def run_config(args: argparse.Namespace) -> RunConfig:
     "The part of the arguments that a run needs."
     return RunConfig(corpus=args.corpus, profile=args.profile, seeds=args.seeds, out=args.out,
@@ -36,16 +36,16 @@ def corpus(args) -> int:
 
 
 def prepare(args) -> int:
-    from mfdan.study import open_study
-    print(open_study(run_config(args)).prepared.folder)
+    from mfdan.study import Study
+    print(Study(run_config(args)).prepared.folder)
     return 0
 
-# %% ../nbs/90_cli.ipynb #a15c105b
+# %% ../nbs/90_cli.ipynb #f2376447
 def loso(args) -> int:
-    from mfdan.study import open_study
-    study = open_study(run_config(args))
-    runs = [run for table in args.tables for run in study.runs(table)]
-    print(study.train(runs, backend=args.backend, scheduler=args.scheduler, device=args.device))
+    from mfdan.study import Study, train_rows
+    study = Study(run_config(args))
+    print(train_rows(study, study.rows(*args.tables), backend=args.backend,
+                     scheduler=args.scheduler, device=args.device))
     return 0
 
 
@@ -60,9 +60,9 @@ def publish(args) -> int:
     print(publish(run_config(args)))
     return 0
 
-# %% ../nbs/90_cli.ipynb #318789f9
+# %% ../nbs/90_cli.ipynb #8eee17f1
 def verify(args) -> int:
-    from mfdan.report import verify
+    from mfdan.tables import verify
     outcome = verify(args.folder)
     print(outcome)
     return 0 if outcome.ok else 1
@@ -88,7 +88,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="paper_figures/local", help="where the products go")
     parser.add_argument("--workers", type=int, default=2, help="processes; changes no result")
 
-# %% ../nbs/90_cli.ipynb #3b4c3622
+# %% ../nbs/90_cli.ipynb #299d3902
 def make_parser() -> argparse.ArgumentParser:
     "All commands, with their help."
     parser = argparse.ArgumentParser("mfdan", description="The executable companion of MFDAN.")
@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(prepare, "align, flow, magnify: once for every network", run=True)
     made = add(loso, "leave-one-subject-out training of the runs that a table needs", run=True)
     made.add_argument("tables", nargs="*", default=["III"], metavar="TABLE",
-                      help="III, V, VI, VII, readings, null (default: III)")
+                      help="III, V, VI, VII, readings, null, native, database")
     made.add_argument("--backend", default="local", choices=("local", "dask"))
     made.add_argument("--scheduler", help="of Dask, for example tcp://host:8786")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
