@@ -424,7 +424,7 @@ class Driver:
                                        "with fewer workers") from None
                 self.note("a worker died; its fold is trained again")
 
-# %% ../nbs/34_loso.ipynb #da7f6ca7
+# %% ../nbs/34_loso.ipynb #9cfb100d
 def run_loso(
     prepared: Prepared,
     runs: list[Run],
@@ -444,7 +444,7 @@ def run_loso(
     states = {job.key: finished(store, job) for job in jobs}
     todo = [job for job in jobs if states[job.key][0] is None]
     summary = Summary(store, len(runs), len(jobs), reused=len(jobs) - len(todo))
-    bar = Progress(store, todo, len(jobs), progress)
+    bar = Progress(store, todo, len(jobs), progress and bool(todo))
     driver = Driver(prepared, {job.key: job for job in todo}, store, summary, bar,
                     clip_power(prepared.flow) if todo else None)
     for problem in filter(None, (states[job.key][1] for job in jobs)): driver.note(problem)
