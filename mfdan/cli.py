@@ -60,7 +60,7 @@ def publish(args) -> int:
     print(publish(run_config(args)))
     return 0
 
-# %% ../nbs/90_cli.ipynb #8eee17f1
+# %% ../nbs/90_cli.ipynb #a91e7fe0
 def verify(args) -> int:
     from mfdan.tables import verify
     outcome = verify(args.folder)
@@ -69,7 +69,7 @@ def verify(args) -> int:
 
 
 def certificate(args) -> int:
-    from mfdan.report import certificate, check_certificate
+    from mfdan.certificate import certificate, check_certificate
     if not args.check:
         print(certificate(args.what))
         return 0

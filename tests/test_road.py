@@ -1,0 +1,119 @@
+"""A small run of `make paper`'s road, in a cache of its own: corpus, folds, notebooks, report."""
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from mfdan.config import RunConfig
+from mfdan.reproduce import notebook_folder, publish, reproduce, up_to_date
+from mfdan.study import Study
+from mfdan.tables import verify
+
+ONLY = ("what_counts", "table_2", "table_3", "figure_5")
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    "The products of a few notebooks, made from nothing."
+    home = tmp_path_factory.mktemp("road")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MFDAN_CACHE", str(home / "cache"))
+        run = RunConfig(profile="smoke", out=str(home / "out"))
+        yield run, reproduce(run, only=ONLY)
+
+
+def test_the_report_holds_what_was_asked_for_and_names_the_rest(road):
+    run, report = road
+    text = report.read_text()
+    assert "Table III: MFDAN" in text and "data:image/png;base64" in text
+    assert "table_5" in text.split("Not made:")[1].split("</p>")[0]
+    assert 'src="http' not in text and "<script src" not in text
+
+
+def test_products_carry_their_provenance_and_the_corpus_its_name(road):
+    run, _ = road
+    about = json.loads((run.folder / "table_3.json").read_text())
+    assert about["corpus"] == "quick" and about["profile"] == "smoke" and about["prepared"]
+    table = (run.folder / "table_3.csv").read_text()
+    assert "SAMM-like (embedded)" in table and "composite-like (embedded)" in table
+    assert {p.suffix for p in run.folder.glob("figure_5.*")} == {".png", ".svg", ".json"}
+
+
+def test_a_second_call_repeats_nothing(road):
+    run, report = road
+    made = {p: p.stat().st_mtime_ns for p in (run.folder / "notebooks").iterdir()}
+    folds = sorted((Study(run).store).glob("*.json"))
+    before = [f.stat().st_mtime_ns for f in folds]
+    assert folds and reproduce(run, only=ONLY) == report
+    assert made == {p: p.stat().st_mtime_ns for p in (run.folder / "notebooks").iterdir()}
+    assert before == [f.stat().st_mtime_ns for f in folds]
+
+
+def test_a_changed_setting_makes_a_notebook_stale(road):
+    run, _ = road
+    target = run.folder / "notebooks/table_3.ipynb"
+    key = target.with_suffix(".key").read_text()
+    assert up_to_date(target, key) and not up_to_date(target, key[::-1])
+
+
+def test_verify_notices_one_altered_digit(road, tmp_path):
+    run, _ = road
+    copy = tmp_path / "products"
+    shutil.copytree(run.folder, copy)
+    assert "table_3: same" in str(verify(copy))
+    file = copy / "table_3.csv"
+    text = file.read_text()
+    at = next(i for i, c in enumerate(text) if c.isdigit() and text[i - 2:i] == "0.")
+    file.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1:])
+    outcome = verify(copy)
+    assert not outcome.ok and "table_3: differs from what the folds give" in str(outcome)
+
+
+def test_unverified_products_are_not_published(road):
+    run, _ = road
+    with pytest.raises(RuntimeError, match="not published.*table_5: missing"): publish(run)
+
+
+def test_an_unknown_value_of_a_parameter_stops_the_notebook(road, tmp_path):
+    source = notebook_folder() / "table_1.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError, match="'paper', 'quick', 'smoke'"):
+        papermill.execute_notebook(source, tmp_path / "out.ipynb", {"profile": "fast"},
+                                   kernel_name="python3", progress_bar=False)
+
+
+def test_every_paper_notebook_takes_the_same_parameters():
+    for path in notebook_folder().glob("*.ipynb"):
+        nb = nbformat.read(path, as_version=4)
+        cell = next(c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
+        names = {line.split(":")[0] for line in cell.source.splitlines() if ":" in line}
+        assert names == {"corpus", "profile", "seeds", "out"}, path.name
+
+
+def test_a_corpus_that_lacks_a_database_makes_what_it_can(road, tmp_path):
+    run, _ = road
+    part = tmp_path / "part"
+    part.mkdir()
+    shutil.copytree(Study(run).root / "SAMM", part / "SAMM")
+    study = Study(RunConfig(corpus=str(part), profile="smoke", out=str(tmp_path)))
+    assert study.scopes == ("SAMM",)
+    assert [row.scope for row in study.rows("III")] == ["SAMM"]
+    assert "composite: not in this corpus" in study.left_out
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    run = RunConfig(profile="smoke", out=str(tmp_path / "file"))
+    with pytest.raises(OSError, match="file"): reproduce(run, only=["table_1"])
+
+
+def test_incomplete_folds_are_named_and_nothing_is_half_filled(road):
+    from mfdan.loso import load_predictions
+    run, _ = road
+    study = Study(run)
+    row = study.rows("V")[0]
+    with pytest.raises(FileNotFoundError, match="CASME II/sub01"):
+        load_predictions(study.store, study.prepared, row.run)
+    assert Path(study.store).exists()
