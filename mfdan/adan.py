@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .config import one_of
 
-# %% ../nbs/31_adan.ipynb #ad4bc81c
+# %% ../nbs/31_adan.ipynb #0c5463c8
 def adan_update(
     params: list[Tensor], grads: list[Tensor],
     means: list[Tensor], diffs: list[Tensor], squares: list[Tensor], last: list[Tensor],
@@ -24,7 +24,7 @@ def adan_update(
     "One step of Adan on lists of tensors, in place."
     b1, b2, b3 = betas
     c1, c2, c3 = (1 - b**step for b in betas)
-    scalar = lambda x: x.to(params[0].dtype)
+    kind = params[0].dtype
     diff = torch._foreach_sub(grads, last)
     torch._foreach_lerp_(means, grads, 1 - b1)
     torch._foreach_lerp_(diffs, diff, 1 - b2)
@@ -32,9 +32,9 @@ def adan_update(
     torch._foreach_mul_(squares, b3)
     torch._foreach_addcmul_(squares, diff, diff, 1 - b3)
     below = torch._foreach_sqrt(squares)
-    torch._foreach_mul_(below, scalar(c3.rsqrt())); torch._foreach_add_(below, eps)
-    move = torch._foreach_mul(means, scalar(lr / c1))
-    torch._foreach_add_(move, torch._foreach_mul(diffs, scalar(lr * b2 / c2)))
+    torch._foreach_mul_(below, c3.rsqrt().to(kind)); torch._foreach_add_(below, eps)
+    move = torch._foreach_mul(means, (lr / c1).to(kind))
+    torch._foreach_add_(move, torch._foreach_mul(diffs, (lr * b2 / c2).to(kind)))
     torch._foreach_div_(move, below)
     if no_prox: torch._foreach_mul_(params, 1 - lr * weight_decay)
     torch._foreach_sub_(params, move)

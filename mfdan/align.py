@@ -28,7 +28,7 @@ class NoFace(ValueError):
 class FaceCut(ValueError):
     "The face reaches over the border of the image."
 
-# %% ../nbs/10_align.ipynb #c197175d
+# %% ../nbs/10_align.ipynb #f57a3c99
 @functools.cache
 def detector():
     "dlib's frontal face detector, made once a process."
@@ -40,18 +40,19 @@ def predictor():
     "dlib's predictor of 68 landmarks, read once a process."
     spec = find_spec("face_recognition_models")
     if spec is None:
-        raise FileNotFoundError("the landmark model is missing: pip install face_recognition_models")
+        raise FileNotFoundError("no landmark model: pip install face_recognition_models")
     file = Path(spec.origin).parent / "models" / "shape_predictor_68_face_landmarks.dat"
     return dlib.shape_predictor(str(file))
 
-# %% ../nbs/10_align.ipynb #d6cf607e
+# %% ../nbs/10_align.ipynb #9c5b3bce
 def find_faces(
     image: UInt8[ndarray, "h w 3"],  # RGB
 ) -> list[dlib.rectangle]:  # all faces, the largest first
     "Detect faces; look again at twice the size if there is none."
     for upsample in (0, 1):
         if faces := sorted(detector()(image, upsample), key=lambda f: -f.area()): return faces
-    raise NoFace("no face found, not even at twice the size: is this the right frame, and upright?")
+    raise NoFace("no face found, not even at twice the size: is this the right frame, and is it"
+                 " upright?")
 
 
 def find_face(
@@ -68,7 +69,7 @@ def find_landmarks(
     shape = predictor()(image, find_face(image))
     return np.array([(p.x, p.y) for p in shape.parts()], dtype=float)
 
-# %% ../nbs/10_align.ipynb #6a03d094
+# %% ../nbs/10_align.ipynb #e9d22d75
 class Crop(NamedTuple):
     "Where a face lies: original pixel -> pixel of the crop, at the original's own scale."
     matrix: Float[ndarray, "2 3"]
@@ -76,13 +77,13 @@ class Crop(NamedTuple):
     height: float
     note: str = ""
 
-    def to(self, size: int) -> Float[ndarray, "2 3"]:  # original pixel -> pixel of a square of `size`
+    def to(self, size: int) -> Float[ndarray, "2 3"]:  # original pixel -> pixel of a square
         "The same crop, resized to a square."
         sx, sy = size / self.width, size / self.height
         scale = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
         return (scale @ np.vstack([self.matrix, [0, 0, 1]]))[:2]
 
-# %% ../nbs/10_align.ipynb #755d00d2
+# %% ../nbs/10_align.ipynb #fa04c537
 SAMM_SIDE = 420  # Sec. IV-B: SAMM is centre-cropped
 
 
@@ -96,7 +97,8 @@ def fit_crop(
     identity = np.eye(2, 3)
     if database == "SMIC-HS": return Crop(identity, w, h)
     if database == "SAMM":
-        if min(h, w) < SAMM_SIDE: raise FaceCut(f"SAMM: the frame is {w}x{h}, smaller than {SAMM_SIDE}")
+        if min(h, w) < SAMM_SIDE:
+            raise FaceCut(f"SAMM: the frame is {w}x{h}, smaller than {SAMM_SIDE}")
         return Crop(np.array([[1, 0, (SAMM_SIDE - w) // 2], [0, 1, (SAMM_SIDE - h) // 2]], float),
                     SAMM_SIDE, SAMM_SIDE)
     points = find_landmarks(image)

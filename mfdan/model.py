@@ -69,10 +69,11 @@ class FlowDrivenLayer(nn.Module):
         z = self.norm1(self.attend(z, flow)) + z
         return self.norm2(self.mlp(z)) + z
 
-# %% ../nbs/24_model.ipynb #78365b2e
+# %% ../nbs/24_model.ipynb #09ca9561
 def make_block(config: ModelConfig, width: int, heads: int, size: int) -> nn.ModuleList:
     "A W-Driven and an SW-Driven layer; no shift where the map is one window."
     shift = config.window // 2 if size > config.window else 0
+
     def layer(shift):
         attention = FlowDrivenAttention(
             width, heads, config.window, config.dropkey, config.flow_attention,
@@ -80,17 +81,22 @@ def make_block(config: ModelConfig, width: int, heads: int, size: int) -> nn.Mod
         return FlowDrivenLayer(attention, width, size, config.window, shift, config.mlp_ratio)
     return nn.ModuleList([layer(0), layer(shift)])
 
-# %% ../nbs/24_model.ipynb #e747dd51
+# %% ../nbs/24_model.ipynb #a8825cd9
 def geometry(config: ModelConfig) -> list[tuple[int, int]]:
     "(side of the map, width) at block 1 and after each merging."
     count = 1 if config.merging == "one" else config.mergings
+    unit = config.patch * config.window << count
+    if config.image_size % unit:
+        raise ValueError(f"image_size {config.image_size} cannot be cut into windows at every "
+                         f"scale; with patch {config.patch}, window {config.window} and {count} "
+                         f"merging(s) it must be a multiple of {unit}")
     side, width, steps = config.image_size // config.patch, config.width, []
     for k in range(count + 1):
         steps.append((side >> k, width if k == 0 else
                       width << k if config.merging == "swin" else 2 * width))
     return steps
 
-# %% ../nbs/24_model.ipynb #8ae44647
+# %% ../nbs/24_model.ipynb #6adc3c58
 class MFDAN(nn.Module):
     "Multi-level flow-driven attention network (Fig. 2)."
 
@@ -99,13 +105,13 @@ class MFDAN(nn.Module):
         self.config, steps = config, geometry(config)
         (size1, width1), (size2, width2) = steps[0], steps[-1]
         flow = config.flow_attention
-        merge = lambda: nn.Sequential(*(
-            PatchMerging(a, b) for (_, a), (_, b) in zip(steps, steps[1:])))
+        widths = [(a, b) for (_, a), (_, b) in zip(steps, steps[1:])]
         self.embed = PatchEmbed(config.patch, width1)
         self.flow_embed = (
             PatchEmbed(config.patch, width1) if flow and not config.shared_embed else None)
         self.block1 = make_block(config, width1, config.heads[0], size1)
-        self.merge, self.flow_merge = merge(), merge() if flow else None
+        self.merge = nn.Sequential(*(PatchMerging(a, b) for a, b in widths))
+        self.flow_merge = nn.Sequential(*(PatchMerging(a, b) for a, b in widths)) if flow else None
         self.block2 = make_block(config, width2, config.heads[1], size2)
         self.sssn = SSSN(config.image_size, width1, 2 * width1)
         self.head = nn.Linear(width2 + 2 * width1, config.classes)
