@@ -59,12 +59,11 @@ def api(module: str) -> str:
     for name in made.__all__:
         thing = getattr(made, name)
         if not (inspect.isfunction(thing) or inspect.isclass(thing)): continue
-        call = thing.__init__ if inspect.isclass(thing) else thing
         try: signature = str(inspect.signature(thing))
         except ValueError: signature = "(...)"
         parts += [f"### `{name}`", f"```python\n{name}{signature}\n```"]
         parts.append(inspect.getdoc(thing) or "")
-        table = DocmentTbl(call)._repr_markdown_() if inspect.isfunction(call) else ""
+        table = DocmentTbl(thing)._repr_markdown_() if inspect.isfunction(thing) else ""
         if table: parts.append(table)
     return "\n\n".join(parts)
 
@@ -78,11 +77,14 @@ def page(path: Path, executed: Path, links: dict[str, str]) -> nbformat.Notebook
         if cell.cell_type == "code":
             if found := re.match(r"#\|\s*default_exp\s+(\S+)", cell.source): module = found[1]
             if re.match(r"#\|\s*(hide|default_exp)", cell.source): continue
+            if re.match(r"#\|\s*echo:\s*false", cell.source): cell.metadata.tags = ["remove-input"]
             cell.source = DIRECTIVE.sub("", cell.source)
             if not cell.source.strip() and not cell.get("outputs"): continue
         else:
             to_notebook = r"\]\((?:\.\./)*(?:nbs/)?([\w/]+)\.ipynb"
             cell.source = re.sub(to_notebook, r"](\1.ipynb", cell.source)
+            cell.source = re.sub(r"\[([^]]+)\]\(\.\./LICENSE\)", r"\1", cell.source)
+            cell.source = cell.source.replace("](../CONTRIBUTING.md)", "](CONTRIBUTING.md)")
             cell.source = re.sub(
                 r"(?<!\[)`(\w+)`", lambda m: f"[`{m[1]}`]({links[m[1]]})" if m[1] in links
                 and links[m[1]] != path.name else m[0], cell.source)
@@ -121,13 +123,16 @@ def main() -> None:
         paper.append(f"paper/{path.stem}")
     if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
     index = json.loads((WORK / "index.ipynb").read_text(encoding="utf-8"))
-    for title, names in (("The paper, executed", paper), ("Rooms", rooms)):
+    project = ["CONTRIBUTING", "CHANGELOG"]
+    for name in project: shutil.copy(ROOT / f"{name}.md", WORK)
+    parts = (("The paper, executed", paper), ("Rooms", rooms), ("Project", project))
+    for title, names in parts:
         text = f"```{{toctree}}\n:caption: {title}\n:maxdepth: 1\n:hidden:\n\n" + "\n".join(names)
         index["cells"].append(nbformat.v4.new_markdown_cell(text + "\n```"))
     (WORK / "index.ipynb").write_text(json.dumps(index), encoding="utf-8")
     (WORK / "conf.py").write_text(CONF, encoding="utf-8")
     sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto"]
-    subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True)
+    subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True, cwd=WORK)
     print(SITE / "index.html")
 
 
