@@ -132,7 +132,8 @@ def main() -> None:
     (WORK / "index.ipynb").write_text(json.dumps(index), encoding="utf-8")
     (WORK / "conf.py").write_text(CONF, encoding="utf-8")
     sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto"]
-    subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True, cwd=WORK)
+    subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True)
+    shutil.rmtree(ROOT / "jupyter_execute", ignore_errors=True)  # a by-product of myst-nb
     print(SITE / "index.html")
 
 
