@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'CORNER', 'ENLARGED', 'FACE', 'GROUPS', 'UNITS', 'EXPRESSI
            'motion', 'render', 'frame_file', 'write_clip', 'write_sheet', 'write_annotations', 'subject_name',
            'clip_name', 'list_clips', 'write_corpus', 'embedded_corpus', 'Truth', 'read_truth']
 
-# %% ../nbs/03_synth.ipynb #463c9f1b
+# %% ../nbs/03_synth.ipynb #54557b4b
 import io
 import json
 import os
@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 import openpyxl
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy.interpolate import RBFInterpolator
@@ -429,7 +430,7 @@ def list_clips(size: str, seed: int) -> list[Clip]:
             taken[who] += 1
     return clips
 
-# %% ../nbs/03_synth.ipynb #3f59d1ff
+# %% ../nbs/03_synth.ipynb #56d31ed0
 def write_corpus(
     root: Path | str,  # an empty or new folder
     size: str = "quick",  # or "full"
@@ -442,6 +443,7 @@ def write_corpus(
         raise FileExistsError(f"{root} is not empty: choose a new folder for the corpus")
     root.mkdir(parents=True, exist_ok=True)
     written = Parallel(n_jobs=workers)(delayed(write_clip)(root, clip) for clip in clips)
+    if workers > 1: get_reusable_executor().shutdown()  # idle workers would hold up the exit
     write_annotations(root, written)
     about = {"corpus": size, "seed": seed, "version": VERSION}
     (root / "mfdan-corpus.json").write_text(json.dumps(about) + "\n")
