@@ -731,8 +731,8 @@ def describe(clips: pd.DataFrame) -> pd.DataFrame:  # one row a database
             apex=", ".join(f"{n} {s}" for s, n in group.apex_source.value_counts().items())))
     return pd.DataFrame(rows).set_index("database")
 
-# %% ../nbs/02_databases.ipynb #f16f8fde
-WORK = {"paper": (8.7, 158.0), "quick": (0.28, 9.8)}  # GFLOP a clip: a training pass; magnification
+# %% ../nbs/02_databases.ipynb #a1575cc2
+WORK = {"paper": (8.7, 125.0), "quick": (0.28, 7.8)}  # GFLOP a clip: a training pass; magnification
 FLOW_WORK = 100.0  # GFLOP a clip: what a core could have computed while it solves TV-L1
 RUNS = {"CASME II": 11, "SAMM": 4, "SMIC-HS": 4, "composite": 1}  # behind Tables III, V, VI, VII
 

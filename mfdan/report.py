@@ -114,7 +114,7 @@ def as_tex(table: pd.DataFrame) -> str:
     return "\n".join([rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}", r"\toprule", lines[0],
                       r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", ""])
 
-# %% ../nbs/41_report.ipynb #f68704bc
+# %% ../nbs/41_report.ipynb #7f5e1d83
 def save_table(
     table: pd.DataFrame,  # as it is to be read: text and rounded numbers
     run: RunConfig,
@@ -145,7 +145,7 @@ def save_figure(
     "Write a figure as png and svg, with its provenance; a licensed face is marked."
     base = product_folder(run) / name
     mark = "licensed faces: do not publish" if faces and not run.embedded else stamp(run)
-    figure.text(0.5, -0.01, mark, ha="center", va="top", fontsize=6, color="0.4")
+    figure.text(0.5, -0.05, mark, ha="center", va="top", fontsize=6, color="0.4")
     for ending in ("png", "svg"):
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
         figure.savefig(base.with_suffix(f".{ending}"), dpi=120, bbox_inches="tight",
