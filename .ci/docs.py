@@ -86,6 +86,9 @@ def page(path: Path, executed: Path, links: dict[str, str]) -> nbformat.Notebook
             cell.source = re.sub(r"\[([^]]+)\]\(\.\./LICENSE\)", r"\1", cell.source)
             cell.source = cell.source.replace("](../CONTRIBUTING.md)", "](CONTRIBUTING.md)")
             cell.source = re.sub(
+                r"\[[^]]+\]\(\.\./(paper_figures[\w/-]+)\)", r"`\1`", cell.source)
+            cell.source = cell.source.replace("](../paper_figures/", "](paper_figures/")
+            cell.source = re.sub(
                 r"(?<!\[)`(\w+)`", lambda m: f"[`{m[1]}`]({links[m[1]]})" if m[1] in links
                 and links[m[1]] != path.name else m[0], cell.source)
         kept.append(cell)
@@ -122,6 +125,8 @@ def main() -> None:
         nbformat.write(page(path, EXECUTED / path.name, {}), WORK / "paper" / path.name)
         paper.append(f"paper/{path.stem}")
     if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
+    shutil.copytree(ROOT / "paper_figures/synthetic", WORK / "paper_figures/synthetic",
+                    ignore=shutil.ignore_patterns("*.html", "*.md", "*.tex"))
     index = json.loads((WORK / "index.ipynb").read_text(encoding="utf-8"))
     project = ["CONTRIBUTING", "CHANGELOG"]
     for name in project: shutil.copy(ROOT / f"{name}.md", WORK)

@@ -6,13 +6,13 @@
 __all__ = ['NOTEBOOKS', 'ON_REQUEST', 'chosen', 'notebook_folder', 'notebook_key', 'up_to_date', 'execute', 'execute_all',
            'writable', 'reproduce', 'publish']
 
-# %% ../nbs/80_reproduce.ipynb #3bbcbfb2
+# %% ../nbs/80_reproduce.ipynb #3a12fe29
 import os
 import shutil
 from pathlib import Path
 
 from joblib import Parallel, delayed
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .config import RunConfig, project_root, stable_hash
 from .report import product_folder, write_report
