@@ -19,14 +19,15 @@ from .report import product_folder, write_report
 from .study import Study, train_rows
 from .tables import verify
 
-# %% ../nbs/80_reproduce.ipynb #ee2c2221
+# %% ../nbs/80_reproduce.ipynb #51018843
 NOTEBOOKS = {  # file in nbs/paper -> the tables whose runs it reads
     "what_counts": (), "prepare": (), "train": ("III", "V", "VI", "VII"),
     "table_1": (), "table_2": (), "table_3": ("III",), "table_4": ("III",), "table_5": ("V",),
     "table_6": ("VI",), "table_7": ("VII",), "figure_1": (), "figure_2": (),
     "figure_5": ("III",), "figure_6": ("V",), "oracle": ("III",), "printed": (),
 }
-ON_REQUEST = {"readings": ("readings",), "inner_choice": ("inner",), "null": ("null",), "speed": ("III",)}
+ON_REQUEST = {"readings": ("readings",), "inner_choice": ("III",), "null": ("null",),
+              "speed": ("III",)}
 
 
 def chosen(only=(), everything: bool = False) -> dict[str, tuple[str, ...]]:
