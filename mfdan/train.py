@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Fold', 'FoldError', 'clip_power', 'flow_scale', 'Bank', 'Schedule', 'make_schedule', 'fold_seed', 'Step',
-           'GraphedStep', 'make_step', 'predict', 'write_atomic', 'Trace', 'Checkpoint', 'run_epochs', 'out_of_memory',
-           'largest_batch', 'memory_in_words', 'provenance', 'weights_bytes', 'rounded', 'make_record', 'check_fold',
-           'repeatable', 'train_fold']
+           'GraphedStep', 'make_step', 'predict', 'write_atomic', 'Trace', 'Checkpoint', 'run_epochs', 'diverged',
+           'out_of_memory', 'largest_batch', 'memory_in_words', 'provenance', 'weights_bytes', 'rounded', 'make_record',
+           'check_fold', 'repeatable', 'train_fold']
 
-# %% ../nbs/33_train.ipynb #b64a127d
+# %% ../nbs/33_train.ipynb #d3b008c0
 import hashlib
 import importlib.util
 import os
@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from traceback import clear_frames
 
 import numpy as np
 import torch
@@ -303,7 +304,7 @@ class Checkpoint:
             torch.cuda.set_rng_state(state["random_cuda"], step.bank.device)
         return Trace(state["loss"], state["curve"])
 
-# %% ../nbs/33_train.ipynb #85f9666b
+# %% ../nbs/33_train.ipynb #f701a917
 def run_epochs(
     step: Step,
     schedule: Schedule,
@@ -321,13 +322,19 @@ def run_epochs(
             total += step(rows, factors, weight) * weight.sum()
         trace.loss.append(float(total / tables[2][epoch].sum()))
         if not np.isfinite(trace.loss[-1]):
-            raise FoldError(f"{fold.name}: the loss became {trace.loss[-1]} in epoch {epoch + 1} "
-                            f"at lr {step.train.lr}; lower the learning rate")
+            raise diverged(step, fold, f"the loss became {trace.loss[-1]} in epoch {epoch + 1}")
         trace.curve.append(predict(step, fold.test, step.train.factor).cpu())
         if checkpoint: checkpoint.save_if_due(step, trace)
+    if not all(parameter.isfinite().all() for parameter in step.network.parameters()):
+        raise diverged(step, fold, "the last step left weights that are not finite")
     return trace
 
-# %% ../nbs/33_train.ipynb #07489ca5
+
+def diverged(step: Step, fold: Fold, what: str) -> FoldError:
+    "The line for a training that ran away."
+    return FoldError(f"{fold.name}: {what} at lr {step.train.lr}; lower the learning rate")
+
+# %% ../nbs/33_train.ipynb #af436358
 def out_of_memory(error: BaseException) -> bool:
     "Whether an exception means that memory ran out, on either device."
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) \
@@ -354,6 +361,7 @@ def memory_in_words(step: Step, schedule: Schedule, fold: Fold):
     try: yield
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error): raise
+        clear_frames(error.__traceback__)
         first = [torch.from_numpy(t[0, 0]).to(step.bank.device)
                  for t in (schedule.rows, schedule.factors, schedule.weight)]
         fits = largest_batch(lambda b: step.backward(*(t[:b] for t in first)), len(first[0]))
