@@ -9,7 +9,7 @@ __all__ = ['VERSION', 'WORKING', 'OPTIONAL', 'DTYPES', 'FAULTS', 'Job', 'file_di
            'make_job', 'short', 'make_plan', 'folder_key', 'run_jobs', 'write_array', 'write_text', 'versions',
            'sound_clips', 'write_folder', 'plain_errors', 'sweep', 'prepare']
 
-# %% ../nbs/13_prepare.ipynb #753e858b
+# %% ../nbs/13_prepare.ipynb #dc66a893
 import errno
 import hashlib
 import json
@@ -32,7 +32,7 @@ from joblib import Parallel, delayed, parallel_config
 from numpy import ndarray
 from tqdm import tqdm
 
-from .align import Crop, FaceCut, NoFace, fit_crop, warp, warp_flow
+from .align import Crop, FaceCut, NoFace, TwoFaces, fit_crop, warp, warp_flow
 from .clips import COLUMNS
 from .config import PrepareConfig, asset, cache_root, one_of, stable_hash
 from .databases import LEFT_OUT, MARKER, NOTED, ImageError, Log, read_image
@@ -223,9 +223,10 @@ def one_thread() -> Iterator[None]:
     try: yield
     finally: cv2.setNumThreads(before[0]); torch.set_num_threads(before[1])
 
-# %% ../nbs/13_prepare.ipynb #1d6329c7
+# %% ../nbs/13_prepare.ipynb #0dc9de4b
 FAULTS = {  # what may be wrong with a clip -> what to do about it
     NoFace: "look at its onset, or align it by hand", FaceCut: "look at its onset",
+    TwoFaces: "cut its frames to the face that is meant",
     ImageError: "restore it from the original archive",
     UnequalFrames: "restore its frames from the original archive",
 }
