@@ -53,12 +53,13 @@ def scheme_of(
     one_of("setting", setting, tuple(SETTINGS))
     return SETTINGS[setting]
 
-# %% ../nbs/11_flow.ipynb #7e56b761
+# %% ../nbs/11_flow.ipynb #6391b07f
 def grey(
     image: ndarray | Tensor,  # [... h w], or [h w 3] RGB; uint8, uint16, or float in 0..255
 ) -> ndarray | Tensor:  # [... h w], the same kind; uint8 stays uint8, all else is float32
     "The luma of a frame, in 0..255."
     if isinstance(image, Tensor): return image
+    image = np.ascontiguousarray(image)  # mirrored views are not known to torch
     if image.ndim == 3 and image.shape[-1] == 3:
         luma = image.astype(np.float64) @ (np.array([9798, 19235, 3735]) / 2**15)  # as OpenCV's
         image = (luma if image.dtype.kind == "f" else luma + 0.5).astype(image.dtype)
@@ -452,14 +453,15 @@ def strain(
         (uy, ux), (vy, vx) = (np.gradient(f, axis=(-2, -1)) for f in (u, v))
     return (ux**2 + vy**2 + 0.5 * (vx + uy) ** 2) ** 0.5
 
-# %% ../nbs/11_flow.ipynb #ed653e91
+# %% ../nbs/11_flow.ipynb #1cf89301
 def resize_flow(
     flow: ndarray | Tensor,  # [... 2 h w], pixels of its own grid
     size: int,  # side of the result
 ) -> ndarray | Tensor:  # [... 2 size size], pixels of the new grid, float32
     "Average by area, and scale the vectors as the grid."
     h, w = flow.shape[-2:]
-    small = torch.as_tensor(flow).float()
+    small = flow if isinstance(flow, Tensor) else torch.from_numpy(np.ascontiguousarray(flow))
+    small = small.float()
     small = resample(small, area_weights(h, size), area_weights(w, size))
     small *= small.new_tensor([size / w, size / h]).view(2, 1, 1)
     return small if isinstance(flow, Tensor) else small.numpy()
