@@ -430,7 +430,7 @@ class Summary:
         return "\n".join([head, *(f"  note: {n}" for n in self.notes),
                           *(f"  FAILED {f}" for f in self.failed)])
 
-# %% ../nbs/34_loso.ipynb #7c95c9f2
+# %% ../nbs/34_loso.ipynb #cabbf3c9
 @dataclass
 class Driver:
     "Takes results as they arrive, audits them, and writes them."
@@ -444,6 +444,9 @@ class Driver:
     def take(self, key: str, record: dict | None, weights: bytes | None, problem: str) -> None:
         "One job is over."
         job = self.jobs.pop(key)
+        if record and not np.isfinite(record["prob"]).all():
+            record, problem = None, (f"{job.fold.name}: the held-out arrays hold numbers that are "
+                                     "not finite; prepare again")
         if record:
             found = audit_fold(self.prepared, job.fold, job.run, record, self.power)
             if found: record, problem = None, "leak: " + "; ".join(found)
