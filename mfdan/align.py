@@ -73,9 +73,9 @@ def find_landmarks(
     shape = predictor()(image, find_face(image))
     return np.array([(p.x, p.y) for p in shape.parts()], dtype=float)
 
-# %% ../nbs/10_align.ipynb #502db04b
+# %% ../nbs/10_align.ipynb #59d6d4aa
 RIVAL = 0.5  # of the largest face's area: a second face as large as this is an error
-CUT = 0.1  # of the side of the landmarks' box: so far beyond the border they may lie
+CUT = 0.2  # of the box's side: a face that reaches further out is an error; half of it, a note
 
 
 def whole_face(
@@ -87,13 +87,13 @@ def whole_face(
         raise TwoFaces(f"{len(others) + 1} faces, the second {share:.0%} as large as the first:"
                        " which one is meant?")
     points = np.array([(p.x, p.y) for p in predictor()(image, first).parts()], dtype=float)
+    corners = np.vstack([points, [first.left(), first.top()], [first.right(), first.bottom()]])
     h, w = image.shape[:2]
-    beyond = max(-points.min(), *(points.max(0) - (w - 1, h - 1)))
-    reach = f"its landmarks reach {beyond:.0f} pixels out of the {w}x{h} image"
-    if beyond > CUT * np.ptp(points, axis=0).max():
-        raise FaceCut(f"the face is cut by the border: {reach}")
+    beyond = max(-corners.min(), *(corners.max(0) - (w - 1, h - 1)))
+    reach = f"it reaches {beyond:.0f} pixels out of the {w}x{h} image"
+    if beyond > CUT * first.width(): raise FaceCut(f"the face is cut by the border: {reach}")
     notes = ["a smaller face beside the largest was passed over"] * bool(others)
-    return points, "; ".join(notes + [reach] * int(beyond > 0))
+    return points, "; ".join(notes + [f"the face: {reach}"] * int(beyond > CUT / 2 * first.width()))
 
 # %% ../nbs/10_align.ipynb #e9d22d75
 class Crop(NamedTuple):

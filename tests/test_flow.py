@@ -295,6 +295,17 @@ def test_all_at_once_is_one_by_one(setting):
     assert (together[2] == 0).all()
 
 
+@pytest.mark.parametrize("shift", [(2.5, 0), (-2.5, 0), (0, 2.5), (0, -2.5)])
+def test_replication_is_nearer_to_the_truth_at_the_rim_than_zeros(shift):
+    true = affine((0, 0, 0, 0), shift)
+    frames = moved(true)
+    rim = np.ones((SIDE, SIDE), bool)
+    rim[4:-4, 4:-4] = False
+    zero, replicate = (np.linalg.norm(tvl1(*frames, "torch", Scheme(border=b)) - true, axis=0)[
+        rim].mean() for b in ("zero", "replicate"))
+    assert replicate < 0.85 * zero, (replicate, zero)
+
+
 def test_replication_stops_earlier_than_the_zero_border():
     frames, steps = moved(affine((0, 0, 0, 0), (2.5, 1.5))), {}
     for border in ("zero", "replicate"):
