@@ -19,7 +19,7 @@ from .report import product_folder, write_report
 from .study import Study, train_rows
 from .tables import verify
 
-# %% ../nbs/80_reproduce.ipynb #51018843
+# %% ../nbs/80_reproduce.ipynb #7f2f5e0b
 NOTEBOOKS = {  # file in nbs/paper -> the tables whose runs it reads
     "what_counts": (), "prepare": (), "train": ("III", "V", "VI", "VII"),
     "table_1": (), "table_2": (), "table_3": ("III",), "table_4": ("III",), "table_5": ("V",),
@@ -27,7 +27,7 @@ NOTEBOOKS = {  # file in nbs/paper -> the tables whose runs it reads
     "figure_5": ("III",), "figure_6": ("V",), "oracle": ("III",), "printed": (),
 }
 ON_REQUEST = {"readings": ("readings",), "inner_choice": ("III",), "null": ("null",),
-              "speed": ("III",)}
+              "speed": ("III",), "scaling": ()}
 
 
 def chosen(only=(), everything: bool = False) -> dict[str, tuple[str, ...]]:
