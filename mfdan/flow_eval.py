@@ -73,8 +73,7 @@ def scaled_case(
     "A clip of the corpus, rendered again with its motion scaled."
     look, identity = LOOKS[clip.database], clip.identity()
     rest, matrix = film(identity, look)
-    _, field, sway = motion(clip, look, identity, matrix)
-    field = field + sway * look.length / 2
+    field = motion(clip, look, identity, matrix).at(look.length // 2, look)
     as_drawn = cut_case(clip.clip_id, rest, rest, field.transpose(2, 0, 1), size).peak
     field = (field * (peak / as_drawn)).astype(np.float32)
     rng = clip.rng(clip.clip_id, "scaled")
