@@ -334,11 +334,11 @@ class Look:
 
 
 LOOKS = {
-    "CASME II": Look((640, 480), 0.88, (320, 235), 200, 60, 0.022, 1.0, 0.004, 1.5, 0.05),
-    "SAMM": Look((960, 650), 1.25, (480, 325), 200, 70, 0.018, 1.0, 0.005, 1.5, 0.05),
-    "SMIC-HS": Look((160, 190), 0.72, (80, 98), 100, 30, 0.022, 1.0, 0.005, 2.0, 0.12),
+    "CASME II": Look((640, 480), 0.88, (320, 235), 200, 60, 0.022, 0.9, 0.004, 1.5, 0.05),
+    "SAMM": Look((960, 650), 1.25, (480, 325), 200, 70, 0.018, 2.0, 0.005, 1.5, 0.05),
+    "SMIC-HS": Look((160, 190), 0.72, (80, 98), 100, 30, 0.022, 2.5, 0.005, 2.0, 0.12),
 }
-STRONGER = {"quick": 1.6, "full": 1.0}  # factor on the strength, not on what means nothing
+STRONGER = {"quick": 2.7, "full": 1.0}  # factor on the strength, not on what means nothing
 KEPT = {"quick": 9, "full": 5}  # frames kept of each clip, onset, apex and offset among them
 
 
