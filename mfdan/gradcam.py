@@ -65,15 +65,15 @@ def moving(
 
 def heat_share(
     store: Path, prepared: Prepared, run: Run
-) -> pd.DataFrame:  # clip_id, subject, share of the heat inside, share of the area
+) -> pd.DataFrame:  # clip_id, subject, share of the heat inside (nan: no heat), of the area
     "For every clip of a run, how much of its heat lies inside the region that truly moves."
     rows = []
     clips = prepared.clips.reset_index(names="row").set_index("clip_id")
     for clip_id in load_predictions(store, prepared, run).clip_id:
         region = moving(prepared["truth_flow"][clips.row[clip_id]])
         heat = explain(store, prepared, run, clip_id)
-        rows.append((clip_id, clips.subject[clip_id], float(heat[region].sum()),
-                     float(region.mean())))
+        inside = float(heat[region].sum()) if heat.any() else np.nan
+        rows.append((clip_id, clips.subject[clip_id], inside, float(region.mean())))
     return pd.DataFrame(rows, columns=["clip_id", "subject", "inside", "area"])
 
 
@@ -83,6 +83,8 @@ def mean_over_subjects(
     draws: int = 2000,
 ) -> tuple[float, float, float]:  # mean, and its 95% interval by redrawing subjects
     "A mean over clips, with an interval over subjects."
+    shares = shares.dropna(subset=column)
+    if shares.empty: return np.nan, np.nan, np.nan
     groups = [g[column].to_numpy() for _, g in shares.groupby("subject")]
     rng = np.random.default_rng(0)
     drawn = [np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]).mean()

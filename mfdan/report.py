@@ -145,7 +145,8 @@ def save_figure(
     "Write a figure as png and svg, with its provenance; a licensed face is marked."
     base = product_folder(run) / name
     mark = "licensed faces: do not publish" if faces and not run.embedded else stamp(run)
-    figure.text(0.5, -0.05, mark, ha="center", va="top", fontsize=6, color="0.4")
+    below = -0.1 / figure.get_figheight()  # a tenth of an inch
+    figure.text(0.5, below, mark, ha="center", va="top", fontsize=6, color="0.4")
     for ending in ("png", "svg"):
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
         figure.savefig(base.with_suffix(f".{ending}"), dpi=120, bbox_inches="tight",

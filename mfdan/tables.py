@@ -79,7 +79,7 @@ def table_3(study: Study) -> pd.DataFrame:
         rows.append({
             "trained and tested on": shown(study.run, scope), "clips": part.clip_id.nunique(),
             "subjects": part.subject.nunique(), "UF1": cell(part, uf1), "UAR": cell(part, uar),
-            "sd over seeds": f"{moved['sd over seeds']:.3f}",
+            "sd over seeds": f"{moved['sd over seeds']:.3f}" if study.run.seeds > 1 else "one seed",
             "sd over subjects": f"{moved['sd over subjects']:.3f}",
             "linear UF1": f"{linear(study, scope):.3f}",
             "majority UF1": f"{chance(part):.3f}", "paper: scope": scope,
