@@ -6,23 +6,12 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from conftest import ROAD
 
 from mfdan.config import RunConfig
 from mfdan.reproduce import notebook_folder, publish, reproduce, up_to_date
 from mfdan.study import Study
 from mfdan.tables import verify
-
-ONLY = ("what_counts", "table_2", "table_3", "figure_5")
-
-
-@pytest.fixture(scope="module")
-def road(tmp_path_factory):
-    "The products of a few notebooks, made from nothing."
-    home = tmp_path_factory.mktemp("road")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MFDAN_CACHE", str(home / "cache"))
-        run = RunConfig(profile="smoke", out=str(home / "out"))
-        yield run, reproduce(run, only=ONLY)
 
 
 def test_the_report_holds_what_was_asked_for_and_names_the_rest(road):
@@ -47,7 +36,7 @@ def test_a_second_call_repeats_nothing(road):
     made = {p: p.stat().st_mtime_ns for p in (run.folder / "notebooks").iterdir()}
     folds = sorted((Study(run).store).glob("*.json"))
     before = [f.stat().st_mtime_ns for f in folds]
-    assert folds and reproduce(run, only=ONLY) == report
+    assert folds and reproduce(run, only=ROAD) == report
     assert made == {p: p.stat().st_mtime_ns for p in (run.folder / "notebooks").iterdir()}
     assert before == [f.stat().st_mtime_ns for f in folds]
 
