@@ -17,7 +17,7 @@ from .config import one_of
 def adan_update(
     params: list[Tensor], grads: list[Tensor],
     means: list[Tensor], diffs: list[Tensor], squares: list[Tensor], last: list[Tensor],
-    step: Tensor,  # 1 at the first call; a tensor, so that a CUDA graph may count
+    step: Tensor,  # 1 at the first call, where there is no difference yet; a CUDA graph may count
     lr: float | Tensor, betas: tuple[float, float, float], eps: float, weight_decay: float,
     no_prox: bool,
 ) -> None:
@@ -26,6 +26,7 @@ def adan_update(
     c1, c2, c3 = (1 - b**step for b in betas)
     kind = params[0].dtype
     diff = torch._foreach_sub(grads, last)
+    torch._foreach_mul_(diff, (step > 1).to(kind))
     torch._foreach_lerp_(means, grads, 1 - b1)
     torch._foreach_lerp_(diffs, diff, 1 - b2)
     torch._foreach_mul_(diff, b2); torch._foreach_add_(diff, grads)
@@ -88,7 +89,10 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     "The optimiser by name."
     one_of("optimizer", name, ("adan", "adan-pytorch", "adamw"))
+    params = list(params)
     if name == "adan": return Adan(params, lr=lr, weight_decay=weight_decay)
-    if name == "adamw": return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay,
+                                 capturable=any(p.is_cuda for p in params))
     from adan_pytorch import Adan as AdanPytorch
     return AdanPytorch(params, lr=lr, weight_decay=weight_decay)

@@ -23,9 +23,9 @@ def draw_coins(
 ) -> Int[Tensor, "..."]:  # uniform on 0 ... COIN_SIDES - 1, int16
     "Independent uniform 15-bit integers, four from each draw."
     count = math.prod(shape)
-    draws = torch.empty((count + 3) // 4, dtype=torch.int64, device=device)
-    coins = draws.random_(generator=generator).view(torch.int16)[:count]
-    return coins.bitwise_and(COIN_SIDES - 1).view(shape)
+    given = {} if generator is None else {"generator": generator}  # torch.compile knows no other
+    draws = torch.randint(2**63 - 1, ((count + 3) // 4,), device=device, **given)
+    return draws.view(torch.int16)[:count].bitwise_and(COIN_SIDES - 1).view(shape)
 
 # %% ../nbs/21_dropkey.ipynb #305370ac
 def drop_keys(

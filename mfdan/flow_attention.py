@@ -93,7 +93,9 @@ class FlowDrivenAttention(nn.Module):
                  drop: str = "score"):  # the fields of `ModelConfig` of the same names
         super().__init__()
         within("dropkey", dropkey, 0, 1)
-        if width % heads: raise ValueError(f"{heads} heads do not divide a width of {width}")
+        if width % heads:
+            fits = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0)
+            raise ValueError(f"{heads} heads do not divide a width of {width}: use one of {fits}")
         self.heads, self.dropkey, self.mask, self.drop = heads, dropkey, mask, drop
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.bias = RelativeBias(window, heads)

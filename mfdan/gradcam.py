@@ -6,6 +6,7 @@
 __all__ = ['grad_cam', 'explain', 'moving', 'heat_share', 'mean_over_subjects']
 
 # %% ../nbs/40_gradcam.ipynb #8c2de080
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from .loso import Run, load_network, load_predictions
 from .prepared import Prepared
-from .train import Bank
+from .train import Bank, channels
 
 # %% ../nbs/40_gradcam.ipynb #f5c168b9
 def grad_cam(
@@ -47,10 +48,11 @@ def explain(
 ) -> Float[ndarray, "h w"]:
     "The heat of one clip, by the network of the fold that held it out."
     network, record = load_network(store, prepared, run, clip_id)
-    row = torch.tensor([prepared.clips.index[prepared.clips.clip_id == clip_id][0]])
-    bank = Bank(prepared)
+    row = prepared.clips.index[prepared.clips.clip_id == clip_id]
+    bank = Bank(replace(prepared, arrays={n: prepared[n][row] for n in ("flow", "magnified")}))
+    row = torch.tensor([0])  # the bank holds this clip alone
     factor = torch.tensor([bank.factor_index(run.train.factor)])
-    image, flow = bank.batch(row, factor, record["statistics"]["flow_rms"])
+    image, flow = bank.batch(row, factor, channels(record["statistics"]["flow_rms"]))
     return grad_cam(network, image, flow, None if target is None else [target])[0].numpy()
 
 # %% ../nbs/40_gradcam.ipynb #56cfbc1f

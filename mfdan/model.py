@@ -124,6 +124,11 @@ class MFDAN(nn.Module):
         image: Float[Tensor, "b 3 h w"],  # magnified face, normalised
         flow: Float[Tensor, "b 3 h w"],  # u, v, strain, normalised
     ) -> Float[Tensor, "b classes"]:  # logits
+        shape = (3, self.config.image_size, self.config.image_size)
+        for name, x in (("image", image), ("flow", flow)):
+            if x.shape[1:] != shape:
+                raise ValueError(f"{name} must be [b, {', '.join(map(str, shape))}];"
+                                 f" got {list(x.shape)}")
         z, f = self.embed(image), None
         if self.config.flow_attention:
             f = (self.embed if self.flow_embed is None else self.flow_embed)(flow)

@@ -159,7 +159,8 @@ def save_figure(
 STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;color:#222;max-width:62rem;margin:auto;padding:1rem}
 h1{font-size:1.5rem;line-height:1.25;margin-top:3rem;border-top:1px solid #ddd;padding-top:1.5rem}
-h2{font-size:1.15rem} header h1{border:0;margin-top:0} nav a{display:inline-block;margin-right:.8rem}
+h2{font-size:1.15rem} header h1{border:0;margin-top:0}
+nav a{display:inline-block;margin-right:.8rem}
 img,svg{max-width:100%;height:auto} blockquote{margin:0;color:#555}
 .jp-Cell,.jp-OutputArea{overflow-x:auto} pre{overflow-x:auto;font-size:.8rem}
 table{border-collapse:collapse;font-size:.82rem} td,th{padding:.25rem .6rem;text-align:left;

@@ -157,8 +157,8 @@ def time_steps(
     "Repeat one step, from the same beginning for all engines."
     bank = Bank(prepared, device)
     with repeatable(0, bank.device):
-        network = build(model).to(bank.device).train()
-        step = make_step(network, bank, fold, train, engine)
+        step = make_step(model, bank, fold, train, engine)
+        step.network.train()
         rows = torch.as_tensor(np.resize(fold.train, train.batch), device=bank.device)
         batch = rows, torch.zeros_like(rows), torch.ones(len(rows), device=bank.device)
         losses = [step(*batch) for _ in range(warm)]

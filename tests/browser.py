@@ -78,7 +78,8 @@ class Page:
     def click(self, element: str) -> bool:
         "Click on the middle of an element, given as an expression; False where there is none."
         at = self.evaluate(f"""(() => {{ const e = {element}; if (!e) return null;
-          const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] }})()""")
+          const r = e.getBoundingClientRect();
+          return [r.x + r.width / 2, r.y + r.height / 2] }})()""")
         for kind in ("mouseMoved", "mousePressed", "mouseReleased") if at else ():
             self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], clickCount=1,
                       button="none" if kind == "mouseMoved" else "left")

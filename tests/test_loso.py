@@ -29,6 +29,7 @@ from mfdan.loso import (
     read_fold,
     run_loso,
 )
+from mfdan.methods import build
 from mfdan.metrics import bootstrap_interval, confusion, uf1
 from mfdan.prepared import planted, save_prepared
 from mfdan.train import Checkpoint, FoldError, Step, train_fold
@@ -305,7 +306,7 @@ def held_out_index_in_a_batch(patch, data):
 
     patch.setattr(train, "make_schedule", leaky)
     patch.setattr(loso, "make_schedule", leaky)
-    patch.setattr(train, "make_step", lambda *args: Open(*args[:4]))
+    patch.setattr(train, "make_step", lambda model, *rest: Open(build(model), *rest[:3]))
     return RUN, "held-out clips in training batches"
 
 
@@ -371,7 +372,7 @@ def test_a_held_out_label_cannot_be_asked_for(data, monkeypatch):
     fold = plan(data, RUN)[0]
     with monkeypatch.context() as patch:
         held_out_index_in_a_batch(patch, data)
-        patch.setattr(train, "make_step", lambda *args: Step(*args[:4]))
+        patch.setattr(train, "make_step", lambda model, *rest: Step(build(model), *rest[:3]))
         with pytest.raises((RuntimeError, IndexError), match="index"):
             train_fold(data, fold, TINY, SHORT)
 
@@ -721,3 +722,42 @@ def test_a_lying_store_changes_no_prediction_and_no_choice(tmp_path):
         assert go(noisy, lying, run).reused == 4
         mean = [oracle(load_folds(s, noisy, run))["last UF1"] for s in (honest, lying)]
         assert not mean[0].equals(mean[1]) and mean[0].iloc[-1] == mean[1].iloc[-1]
+
+
+class Replayed:
+    "What `train.Recorded` does, without a GPU: warms up, then works on its own inputs."
+
+    def __init__(self, function, inputs):
+        self.function, self.inputs = function, [t.clone() for t in inputs]
+        for _ in range(3): function(*self.inputs)
+
+    def __call__(self, *inputs):
+        for static, fresh in zip(self.inputs, inputs): static.copy_(fresh)
+        return self.function(*self.inputs).clone()
+
+
+def told(record):
+    return {k: v for k, v in record.items() if k not in ("seconds", "engine")}
+
+
+@pytest.mark.parametrize("optimizer", ["adan", "adamw", "adan-pytorch"])
+def test_folds_that_share_a_recorded_step_are_what_they_are_alone(data, tmp_path, monkeypatch,
+                                                                  optimizer):
+    settings = replace(SHORT, optimizer=optimizer, loss="ce")
+    folds, bank = plan(data, RUN)[:3], train.Bank(data)
+    alone = [train_fold(data, fold, TINY, settings) for fold in folds]
+    monkeypatch.setattr(train, "Recorded", Replayed)
+    # predictions in batches of another size differ by rounding: the weights must not
+    for fold, whole in zip(folds, alone):
+        made = train_fold(data, fold, TINY, settings, bank=bank, engine="graph")
+        assert (made["weights"], made["loss"]) == (whole["weights"], whole["loss"])
+        np.testing.assert_allclose(made["curve"], whole["curve"], atol=1e-5)
+        if optimizer != "adan-pytorch":
+            waits = Checkpoint(tmp_path / f"{fold.held_out[-3:]}.part", "a", every=0)
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                stop_after(patch, 1)
+                train_fold(data, fold, TINY, settings, bank=bank, engine="graph", checkpoint=waits)
+            rest = train_fold(data, fold, TINY, settings, bank=bank, engine="graph",
+                              checkpoint=waits)
+            assert rest["weights"] == whole["weights"]  # resumed in the memory of another fold
+    assert len(bank.recorded) == (optimizer != "adan-pytorch")
