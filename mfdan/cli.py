@@ -43,8 +43,8 @@ def prepare(args) -> int:
 # %% ../nbs/90_cli.ipynb #f2376447
 def loso(args) -> int:
     from mfdan.study import Study, train_rows
-    study = Study(run_config(args))
-    print(train_rows(study, study.rows(*args.tables), backend=args.backend,
+    study = Study(run_config(args), args.prepared)
+    print(train_rows(study, study.rows(*args.tables), backend=args.backend, networks=args.networks,
                      scheduler=args.scheduler, device=args.device))
     return 0
 
@@ -112,6 +112,10 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("--backend", default="local", choices=("local", "dask"))
     made.add_argument("--scheduler", help="of Dask, for example tcp://host:8786")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    made.add_argument("--prepared", type=Path, metavar="FOLDER",
+                      help="what another machine has prepared, instead of a corpus")
+    made.add_argument("--no-networks", dest="networks", action="store_false",
+                      help="keep predictions only; Grad-CAM needs the networks")
     made = add(reproduce, "every table and figure, and the report", run=True)
     made.add_argument("--only", nargs="+", default=(), metavar="NOTEBOOK")
     made.add_argument("--all", action="store_true", help="also what is made on request only")

@@ -131,7 +131,7 @@ class TrainConfig:
 
 # %% ../nbs/00_config.ipynb #86752128
 PROFILES = {
-    "paper": (PrepareConfig(), ModelConfig(), TrainConfig()),
+    "paper": (PrepareConfig(), ModelConfig(), TrainConfig(precision="bf16")),  # for a GPU
     "quick": (
         PrepareConfig(size=56),
         ModelConfig(image_size=56, width=48, mergings=1),

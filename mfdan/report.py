@@ -15,11 +15,9 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from nbconvert import HTMLExporter
 
 from .config import DATABASES, RunConfig, project_root
 
@@ -72,7 +70,8 @@ def installed(package: str) -> str | None:
 def commit() -> dict:
     "The commit of the checkout, and whether the tree differs from it."
     root = project_root()
-    if root is None: return {"commit": None, "dirty": None}
+    if root is None or not (root / ".git").exists():  # a copy, told what it is a copy of
+        return {"commit": os.environ.get("MFDAN_COMMIT"), "dirty": None}
     git = ["git", "-C", str(root)]
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     state = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
@@ -174,11 +173,14 @@ def section(
     notebook: Path,  # executed
 ) -> tuple[str, str]:  # its title; its text and outputs as HTML
     "A notebook as a part of the report."
+    import nbformat  # here: a GPU node writes tables, and has no notebooks
+    from nbconvert import HTMLExporter
     nb = nbformat.read(notebook, as_version=4)
     nb.cells = [c for c in nb.cells if not set(c.metadata.get("tags", ()))
                 & {"parameters", "injected-parameters"}]
     title = next(line[2:] for c in nb.cells if c.cell_type == "markdown"
                  for line in c.source.splitlines() if line.startswith("# "))
+    for cell in nb.cells: cell.metadata.setdefault("alt", title)  # of its pictures
     exporter = HTMLExporter(template_name="basic", exclude_input=True)
     return title, exporter.from_notebook_node(nb)[0]
 

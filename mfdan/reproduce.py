@@ -11,6 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
@@ -27,7 +28,7 @@ NOTEBOOKS = {  # file in nbs/paper -> the tables whose runs it reads
     "figure_5": ("III",), "figure_6": ("V",), "oracle": ("III",), "printed": (),
 }
 ON_REQUEST = {"readings": ("readings",), "inner_choice": ("III",), "null": ("null",),
-              "speed": ("III",), "scaling": ()}
+              "speed": ("III",), "scaling": (), "gpu": ()}
 
 
 def chosen(only=(), everything: bool = False) -> dict[str, tuple[str, ...]]:
@@ -36,7 +37,8 @@ def chosen(only=(), everything: bool = False) -> dict[str, tuple[str, ...]]:
     if unknown := [name for name in only if name not in known]:
         raise ValueError(f"no notebook named {', '.join(unknown)}; there are {', '.join(known)}")
     if only: return {name: known[name] for name in known if name in only}
-    return known if everything else dict(NOTEBOOKS)
+    if not everything: return dict(NOTEBOOKS)
+    return {name: known[name] for name in known if name != "gpu" or torch.cuda.is_available()}
 
 # %% ../nbs/80_reproduce.ipynb #dbec22f8
 def notebook_folder() -> Path:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAYS', 'TABLE_2', 'PEAKS', 'Cost', 'peak_memory', 'train_all', 'measure', 'some_clips', 'cost_of_folds',
            'cost_of_clips', 'Line', 'line_through', 'show_costs', 'Timing', 'time_steps', 'compare_ways', 'Traffic',
-           'Work', 'count_work', 'paper_protocol', 'Floor', 'floor_of']
+           'Work', 'count_work', 'compare_readings', 'paper_protocol', 'Floor', 'floor_of']
 
 # %% ../nbs/37_scaling.ipynb #0e277a77
 import resource
@@ -144,6 +144,7 @@ class Timing(NamedTuple):
     engine: str
     precision: str
     milliseconds: float  # a step
+    peak: float  # MiB: of the device's memory, or of this process
     losses: tuple[float, ...]  # of all steps, the untimed ones too
 
 
@@ -156,6 +157,7 @@ def time_steps(
 ) -> Timing:
     "Repeat one step, from the same beginning for all engines."
     bank = Bank(prepared, device)
+    if bank.device.type == "cuda": torch.cuda.reset_peak_memory_stats()
     with repeatable(0, bank.device):
         step = make_step(model, bank, fold, train, engine)
         step.network.train()
@@ -168,29 +170,40 @@ def time_steps(
         losses += [step(*batch) for _ in range(steps)]
         losses[-1].item()
         each = (clock() - start) / steps
-    return Timing(engine, train.precision, 1000 * each, tuple(map(float, losses)))
+    peak = peak_memory() if bank.device.type == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+    return Timing(engine, train.precision, 1000 * each, peak, tuple(map(float, losses)))
 
 # %% ../nbs/37_scaling.ipynb #5c39b6e8
-WAYS = (("eager", "fp32"), ("graph", "fp32"), ("graph", "bf16"), ("compile", "bf16"))
+WAYS = {  # device -> engine and precision; the first is the reference
+    "cuda": (("eager", "fp32"), ("graph", "fp32"), ("graph", "bf16"), ("compile", "bf16")),
+    "cpu": (("eager", "fp32"), ("eager", "bf16"), ("compile", "fp32")),
+}
 
 
 def compare_ways(
     prepared: Prepared, fold: Fold, model: ModelConfig, train: TrainConfig,
-    ways: tuple[tuple[str, str], ...] = WAYS,  # engine and precision; the first is the reference
     device: str = "cuda",
     steps: int = 20,
-) -> pd.DataFrame:  # engine, precision, ms a step, times faster, loss gap
-    "Time of a step and its losses, each way beside the first."
+    warm: int = 3,
+    gaps: bool = True,  # also compare the losses, without DropKey
+) -> pd.DataFrame:  # engine, precision, ms a step, times faster, peak MiB, loss gap
+    "A step each way: its time beside the first's, its memory, its losses."
     rows, dry = [], replace(model, dropkey=0.0)
-    for engine, precision in ways:
+    for engine, precision in WAYS[device]:
         settings = replace(train, precision=precision)
-        timed = time_steps(prepared, fold, model, settings, engine, device, steps)
-        losses = np.array(time_steps(prepared, fold, dry, settings, engine, device, 5).losses)
-        rows.append((engine, precision, timed.milliseconds, losses))
-    plain = rows[0]
-    return pd.DataFrame([(engine, precision, ms, plain[2] / ms, np.abs(losses - plain[3]).max())
-                         for engine, precision, ms, losses in rows],
-                        columns=["engine", "precision", "ms a step", "times faster", "loss gap"])
+
+        def timed(model, steps):
+            what = prepared, fold, model, settings, engine, device, steps, warm  # noqa: B023
+            if device == "cuda": return time_steps(*what)
+            with ProcessPoolExecutor(1) as pool: return pool.submit(time_steps, *what).result()
+
+        found = timed(model, steps)
+        losses = np.array(timed(dry, 5).losses) if gaps else np.nan
+        rows.append((*found[:3], rows[0][2] / found.milliseconds if rows else 1.0, found.peak,
+                     losses))
+    return pd.DataFrame([(*row[:-1], np.abs(row[-1] - rows[0][-1]).max()) for row in rows],
+                        columns=["engine", "precision", "ms a step", "times faster", "peak, MiB",
+                                 "loss gap"])
 
 # %% ../nbs/37_scaling.ipynb #2057c206
 class Traffic(TorchDispatchMode):
@@ -236,10 +249,33 @@ def count_work(
     return Work(flop.get_total_flops() / batch, moved.bytes / batch, moved.products / batch,
                 update.bytes)
 
+# %% ../nbs/37_scaling.ipynb #877a8493
+def compare_readings(
+    names: tuple[str, ...],  # of `READINGS`
+    model: ModelConfig, train: TrainConfig,
+    **how,  # for `compare_ways`
+) -> pd.DataFrame:
+    "What a step of each reading costs, on made-up clips."
+    tables = []
+    for name in names:
+        reading = model.reading(name)
+        made_up = planted(2, 12, model.image_size, factors=(1, 4))
+        fold = plan(made_up, Run("step", "composite", reading, train))[0]
+        table = compare_ways(made_up, fold, reading, train, **how)
+        with torch.device("meta"): size = sum(p.numel() for p in build(reading).parameters())
+        work = count_work(reading, train)
+        table.insert(0, "GFLOP a step", work.flop * train.batch / 1e9)
+        table.insert(0, "parameters", size)
+        table.insert(0, "reading", name)
+        print(table.round(4).to_string(index=False), flush=True)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
 # %% ../nbs/37_scaling.ipynb #d7ae06f6
 TABLE_2 = {"SMIC-HS": (164, 16), "CASME II": (145, 24), "SAMM": (133, 28),
            "composite": (442, 68)}  # clips and subjects, Table II
-PEAKS = {"NVIDIA H200": (989e12, 4.8e12)}  # bf16 FLOP/s without sparsity, byte/s; its data sheet
+PEAKS = {  # bf16 FLOP/s without sparsity, byte/s; data sheets
+    "NVIDIA H200": (989e12, 4.8e12), "NVIDIA H100 80GB HBM3": (989e12, 3.35e12)}
 
 
 def paper_protocol(train: TrainConfig) -> pd.DataFrame:  # scope -> clips ... steps an epoch

@@ -9,18 +9,17 @@ __all__ = ['table_rows', 'scopes_of', 'Study', 'train_rows', 'predictions']
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
 from .config import DATABASES, RunConfig, cache_root
-from .databases import Reading, read_root
 from .loso import Summary, load_predictions, run_loso
-from .prepare import prepare
-from .prepared import Prepared
-from .synth import embedded_corpus
+from .prepared import Prepared, load_prepared
 from .variants import (
     Row, database_runs, native_runs, null_runs, paper_runs, readings_runs)
+if TYPE_CHECKING: from mfdan.databases import Reading
 
 # %% ../nbs/43_study.ipynb #7077de8e
 def table_rows(
@@ -47,18 +46,24 @@ def scopes_of(
 class Study:
     "A corpus as a run sees it; each part is made when it is first asked for."
     run: RunConfig
+    folder: Path | None = None  # prepared elsewhere; the corpus need not be here
 
     @cached_property
     def root(self) -> Path:
         "The corpus on disk; an embedded one is written on first use."
         if not self.run.embedded: return Path(self.run.corpus).expanduser()
+        from mfdan.synth import embedded_corpus
         return embedded_corpus(self.run.corpus)
 
     @cached_property
-    def reading(self) -> Reading: return read_root(self.root)
+    def reading(self) -> "Reading":
+        from mfdan.databases import read_root
+        return read_root(self.root)
 
     @cached_property
     def prepared(self) -> Prepared:
+        if self.folder: return load_prepared(self.folder)
+        from mfdan.prepare import prepare
         return prepare(self.reading.clips, self.run.prepare, workers=self.run.workers)
 
     @property
@@ -84,10 +89,11 @@ def train_rows(
     backend: str = "local",  # or "dask"
     scheduler: str | None = None,  # of Dask
     device: str = "auto",  # "auto", "cpu", "cuda", ...
+    networks: bool = True,  # keep those that Grad-CAM will ask for
 ) -> Summary:
     "Train what is missing of some rows."
     if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
-    explained = tuple(row.run.name for row in rows if row.label in ("M1", "M5"))
+    explained = tuple(row.run.name for row in rows if networks and row.label in ("M1", "M5"))
     runs = list(dict.fromkeys(row.run for row in rows))
     made = run_loso(study.prepared, runs, study.store, workers=study.run.workers, backend=backend,
                     scheduler=scheduler, device=device, keep_weights=explained)

@@ -155,8 +155,10 @@ def fold_seed(seed: int, held_out: str) -> int:
 class Step:
     "What is executed again and again: a step of training, and a look at some clips."
 
-    def __init__(self, network: nn.Module, bank: Bank, fold: Fold, train: TrainConfig):
+    def __init__(self, network: nn.Module, bank: Bank, fold: Fold, train: TrainConfig,
+                 compiled: bool = False):
         self.network, self.bank, self.train = network, bank, train
+        self.fused = torch.compile(network, dynamic=False) if compiled else network
         self.target = torch.full((len(fold.labels),), -1, device=bank.device)
         self.divisor = torch.empty(3, 1, 1, device=bank.device)
         self.loss = make_loss(train.loss, train.gamma, len(fold.classes))
@@ -176,12 +178,11 @@ class Step:
         "Gather and forward; in bf16 where the settings ask for it."
         with torch.autocast(self.bank.device.type, torch.bfloat16, cache_enabled=False,
                             enabled=self.train.precision == "bf16"):
-            network = self.network if network is None else network
-            return network(*self.bank.batch(rows, factors, self.divisor))
+            return (network or self.network)(*self.bank.batch(rows, factors, self.divisor))
 
-    def backward(self, rows, factors, weight, network=None) -> Float[Tensor, ""]:
+    def backward(self, rows, factors, weight) -> Float[Tensor, ""]:
         "Loss of a batch, with gradients left in the parameters."
-        logits = self.logits(rows, factors, network)
+        logits = self.logits(rows, factors, self.fused)
         loss = self.loss(logits.float(), self.target[rows], weight)
         loss.backward()
         return loss.detach()
@@ -239,9 +240,8 @@ class Recorded:
 class GraphedStep(Step):
     "The same step, recorded once and replayed for fold after fold."
 
-    def __init__(self, *what, compiled: bool = False):
+    def __init__(self, *what):
         super().__init__(*what)
-        self.fused = torch.compile(self.network, dynamic=False) if compiled else self.network
         self.recorded = {}
 
     def begin(self, network: nn.Module, fold: Fold) -> None:
@@ -262,9 +262,6 @@ class GraphedStep(Step):
             recall(self.optimizer, kept[1])
         return self.recorded[key](*inputs)
 
-    def backward(self, *inputs: Tensor) -> Float[Tensor, ""]:
-        return super().backward(*inputs, self.fused)
-
     def logits(self, rows, factors, network=None) -> Float[Tensor, "b c"]:
         if network is None: return self.replay(super().logits, rows, factors)
         return super().logits(rows, factors, network)
@@ -277,16 +274,17 @@ class GraphedStep(Step):
 
 def make_step(
     model: ModelConfig, bank: Bank, fold: Fold, train: TrainConfig,
-    engine: str = "eager",  # or "graph", or "compile": both
+    engine: str = "eager",  # or "graph" (recorded), or "compile" (and recorded, on a GPU)
 ) -> Step:  # with a network that the current random state draws
     "Choose how a step is executed; recorded ones stay with the bank, for the next fold."
     one_of("engine", engine, ("eager", "graph", "compile"))
-    network = build(model).to(bank.device)
-    if engine == "eager" or train.optimizer == "adan-pytorch":  # that one counts on the host
-        return Step(network, bank, fold, train)
+    network, compiled = build(model).to(bank.device), engine == "compile"
+    recorded = engine == "graph" or compiled and bank.device.type == "cuda"
+    if not recorded or train.optimizer == "adan-pytorch":  # that one counts on the host
+        return Step(network, bank, fold, train, compiled)
     key = model, replace(train, seed=0), fold.classes, engine
     if key in bank.recorded: bank.recorded[key].begin(network, fold)
-    else: bank.recorded[key] = GraphedStep(network, bank, fold, train, compiled=engine == "compile")
+    else: bank.recorded[key] = GraphedStep(network, bank, fold, train, compiled)
     return bank.recorded[key]
 
 # %% ../nbs/33_train.ipynb #540b5914
@@ -438,7 +436,8 @@ def memory_in_words(step: Step, schedule: Schedule, fold: Fold):
 @lru_cache
 def provenance() -> dict:
     "Commit and versions of this process."
-    root, commit = Path(importlib.util.find_spec("mfdan").origin).parents[1], None
+    root = Path(importlib.util.find_spec("mfdan").origin).parents[1]
+    commit = os.environ.get("MFDAN_COMMIT")  # of a copy without history
     if (root / ".git").exists():
         describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
         commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() or None
