@@ -45,7 +45,7 @@ def loso(args) -> int:
     from mfdan.study import Study, train_rows
     study = Study(run_config(args), args.prepared)
     print(train_rows(study, study.rows(*args.tables), backend=args.backend, networks=args.networks,
-                     scheduler=args.scheduler, device=args.device))
+                     scheduler=args.scheduler, device=args.device, engine=args.engine))
     return 0
 
 
@@ -114,6 +114,9 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     made.add_argument("--prepared", type=Path, metavar="FOLDER",
                       help="what another machine has prepared, instead of a corpus")
+    made.add_argument("--engine", choices=("eager", "graph", "compile"),
+                      help="how a step is executed; on a GPU it is a graph, and compile pays "
+                           "where a run is long")
     made.add_argument("--no-networks", dest="networks", action="store_false",
                       help="keep predictions only; Grad-CAM needs the networks")
     made = add(reproduce, "every table and figure, and the report", run=True)

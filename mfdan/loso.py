@@ -257,6 +257,7 @@ def train_job(
     prepared: Prepared, job: Job, device: str,
     partial: Path | None = None,  # folder for states of unfinished folds
     every: float = 60.0,  # seconds between two of them
+    engine: str | None = None,  # of `train_fold`
 ) -> tuple[str, dict | None, bytes | None, str]:  # key, record, network, what went wrong
     "Train one fold, in whichever process this is."
     kept, device = [], worker_device(device)
@@ -266,7 +267,7 @@ def train_job(
     with _ONE_AT_A_TIME:
         try:
             record = train_fold(prepared, job.fold, job.run.model, job.run.train, device,
-                                resident(prepared, device), keep, checkpoint)
+                                resident(prepared, device), keep, checkpoint, engine)
         except FoldError as error: return job.key, None, None, str(error)
     return job.key, record, kept[0] if kept else None, ""
 
@@ -311,9 +312,9 @@ def on_cluster(prepared: Prepared, jobs: list[Job], workers: int, scheduler: str
 
 
 def launch(prepared: Prepared, jobs: list[Job], workers: int, device: str, backend: str,
-           scheduler: str | None, partial: Path, every: float) -> Iterator[tuple]:
+           scheduler: str | None, *how) -> Iterator[tuple]:
     "Results of the jobs as they come: from this process, from local ones, or from a cluster."
-    how = device, partial, every
+    how = device, *how
     if backend == "dask": yield from on_cluster(prepared, jobs, workers, scheduler, *how)
     elif workers == 1 or len(jobs) == 1:
         for job in jobs: yield train_job(prepared, job, *how)
@@ -462,11 +463,11 @@ class Driver:
         self.summary.notes.append(text)
         self.progress.line(text)
 
-    def run(self, tries: int = 3, **how) -> None:
+    def run(self, *how, tries: int = 3) -> None:
         "All missing jobs; a pool that breaks is made anew."
         while self.jobs:
             try:
-                for result in launch(self.prepared, list(self.jobs.values()), **how):
+                for result in launch(self.prepared, list(self.jobs.values()), *how):
                     self.take(*result)
             except BrokenProcessPool:
                 tries -= 1
@@ -488,6 +489,7 @@ def run_loso(
     keep_weights: bool | tuple[str, ...] = (),  # names of runs whose networks are kept, or all
     scheduler: str | None = None,  # of Dask, such as tcp://node:8786
     every: float = 60.0,  # seconds after which an unfinished fold is kept for resuming
+    engine: str | None = None,  # of `train_fold`: "compile" on a GPU pays in long runs
 ) -> Summary:
     "Train what is missing of several runs."
     one_of("backend", backend, ("local", "dask"))
@@ -501,8 +503,7 @@ def run_loso(
                     clip_power(prepared.flow) if todo else None)
     with disk_in_words(store), closing(bar):
         for problem in filter(None, (states[job.key][1] for job in jobs)): driver.note(problem)
-        driver.run(workers=workers, device=device, backend=backend, scheduler=scheduler,
-                   partial=store / "partial", every=every)
+        driver.run(workers, device, backend, scheduler, store / "partial", every, engine)
     summary.seconds = time.monotonic() - start
     return summary
 

@@ -90,13 +90,15 @@ def train_rows(
     scheduler: str | None = None,  # of Dask
     device: str = "auto",  # "auto", "cpu", "cuda", ...
     networks: bool = True,  # keep those that Grad-CAM will ask for
+    engine: str | None = None,  # of `train.train_fold`
 ) -> Summary:
     "Train what is missing of some rows."
     if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
     explained = tuple(row.run.name for row in rows if networks and row.label in ("M1", "M5"))
     runs = list(dict.fromkeys(row.run for row in rows))
     made = run_loso(study.prepared, runs, study.store, workers=study.run.workers, backend=backend,
-                    scheduler=scheduler, device=device, keep_weights=explained)
+                    scheduler=scheduler, device=device, keep_weights=explained,
+                    engine=engine)
     if made.failed: raise RuntimeError(f"{len(made.failed)} folds failed:\n{made}")
     return made
 

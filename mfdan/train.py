@@ -178,7 +178,8 @@ class Step:
         "Gather and forward; in bf16 where the settings ask for it."
         with torch.autocast(self.bank.device.type, torch.bfloat16, cache_enabled=False,
                             enabled=self.train.precision == "bf16"):
-            return (network or self.network)(*self.bank.batch(rows, factors, self.divisor))
+            shown = self.network if network is None else network
+            return shown(*self.bank.batch(rows, factors, self.divisor))
 
     def backward(self, rows, factors, weight) -> Float[Tensor, ""]:
         "Loss of a batch, with gradients left in the parameters."
