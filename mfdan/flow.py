@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['SETTINGS', 'Scheme', 'scheme_of', 'grey', 'check_frames', 'tvl1_opencv', 'linear_weights', 'area_weights', 'resample',
            'central_differences', 'pad_exactly', 'read_at', 'odd_even_merge', 'pruned_merge', 'merge', 'median5',
-           'forward_differences', 'divergence', 'iterate', 'iterate_for', 'Pair', 'data_term', 'solve_pairs',
-           'compiled', 'solve_warp', 'solve_batch', 'tvl1_torch', 'tvl1', 'strain', 'resize_flow', 'flow_image']
+           'forward_differences', 'divergence', 'iterate', 'Pair', 'data_term', 'solve_pairs', 'compiled', 'solve_warp',
+           'solve_batch', 'tvl1_torch', 'tvl1', 'strain', 'resize_flow', 'flow_image']
 
 # %% ../nbs/11_flow.ipynb #4471e6b3
 import functools
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -272,17 +271,6 @@ def iterate(
     goes_on = active * (change > limit)
     return torch.where(on, new, u), torch.where(on[:, None], moved, dual), goes_on
 
-
-def iterate_for(
-    count: int, u: Tensor, dual: Tensor, active: Tensor, *how
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # u, dual, active, iterations that each pair took
-    "Several iterations in one call: what launches them, once fused, would take longer than they."
-    taken = torch.zeros_like(active)
-    for _ in range(count):
-        taken = taken + active
-        u, dual, active = iterate(u, dual, active, *how)
-    return u, dual, active, taken
-
 # %% ../nbs/11_flow.ipynb #f3afcb80
 class Pair:
     "Flow, dual variables and scratch space of one pair at one scale (theta times p is stored)."
@@ -374,19 +362,17 @@ def compiled(function):
 
 def solve_warp(u, dual, data, scheme, fuse=False):
     "All iterations of one warp for a batch; returns u, dual, and what each pair took."
-    step, smooth = map(compiled, (iterate_for, median5)) if fuse else (iterate_for, median5)
+    step, smooth = (compiled(iterate), compiled(median5)) if fuse else (iterate, median5)
     limit, out = scheme.epsilon**2 * u[0, 0].numel(), (u.clone(), dual.clone())
     live, active = torch.arange(len(u), device=u.device), torch.ones(len(u), device=u.device)
     taken = torch.zeros(2, len(u), device=u.device)  # iterations, medians
-    count = math.gcd(10, scheme.inner)
-    for n in range(0, scheme.inner * scheme.outer, count):
+    for n in range(scheme.inner * scheme.outer):
         if n % scheme.inner == 0 and scheme.median > 1:
             u = torch.where(active.view(-1, 1, 1, 1) > 0, smooth(u), u)
             taken[1, live] += active
-        u, dual, active, more = step(count, u, dual, active, data, limit, scheme.tau, scheme.lam,
-                                     scheme.theta)
-        taken[0, live] += more
-        if (left := int(active.sum())) <= len(u) // 2:  # the host asks
+        taken[0, live] += active
+        u, dual, active = step(u, dual, active, data, limit, scheme.tau, scheme.lam, scheme.theta)
+        if n % 10 == 9 and (left := int(active.sum())) <= len(u) // 2:  # the host asks
             out[0][live], out[1][live] = u, dual
             if left == 0: return *out, taken
             on = active.nonzero()[:, 0]
