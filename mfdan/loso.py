@@ -106,13 +106,16 @@ DECIDE = ("windows", "dropkey", "flow_attention", "sssn", "model", "methods", "l
 
 
 def bare_source(text: str) -> str:
-    "A module without comments, docstrings and layout."
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
+    "A module without comments, docstrings and layout, spelt alike by every version of Python."
+    def spell(node):
+        if isinstance(node, list): return [*map(spell, node)]
+        if not isinstance(node, ast.AST): return repr(node)
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        if isinstance(node, documented) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+        if isinstance(node, documented) and ast.get_docstring(node) is not None: del node.body[0]
+        # newer versions have more fields, empty here
+        return type(node).__name__, [(name, spell(value)) for name, value in ast.iter_fields(node)
+                                     if value not in (None, [])]
+    return repr(spell(ast.parse(text)))
 
 
 @lru_cache
