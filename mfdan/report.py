@@ -188,18 +188,20 @@ def section(
 def write_report(
     run: RunConfig,
     notebooks: list[Path],  # executed, in order; those that do not exist are named as missing
+    left_out: dict[str, str] | None = None,  # name of a notebook -> why it is not shown
 ) -> Path:
     "One self-contained page of everything that was made."
-    missing = [n.stem for n in notebooks if not n.exists()]
-    parts = [(n.stem, *section(n)) for n in notebooks if n.exists()]
+    missing = {n.stem: "" for n in notebooks if not n.exists()} | (left_out or {})
+    parts = [(n.stem, *section(n)) for n in notebooks if n.stem not in missing]
     links = " ".join(f'<a href="#{key}">{html.escape(title)}</a>' for key, title, _ in parts)
     about = html.escape(json.dumps(provenance(run), indent=1, sort_keys=True))
-    left_out = f"<p>Not made: {', '.join(missing)}.</p>" if missing else ""
+    names = "; ".join(f"{name} ({why})" if why else name for name, why in missing.items())
+    absent = f"<p>Not made: {html.escape(names)}.</p>" if missing else ""
     body = "".join(f'<section id="{key}">{text}</section>' for key, _, text in parts)
     page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mfdan report</title>'
             f'<meta name="viewport" content="width=device-width,initial-scale=1">'
             f'<style>{STYLE}</style><header><h1>MFDAN, executed</h1>'
-            f'<p class="stamp">{html.escape(stamp(run))}</p><nav>{links}</nav>{left_out}'
+            f'<p class="stamp">{html.escape(stamp(run))}</p><nav>{links}</nav>{absent}'
             f'<details><summary>Provenance</summary><pre>{about}</pre></details></header>{body}')
     file = product_folder(run) / "report.html"
     write_text(file, page)

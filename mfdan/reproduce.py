@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from .config import RunConfig, project_root, stable_hash
 from .report import product_folder, write_report
-from .study import Study, train_rows
+from .study import NotInCorpus, Study, train_rows
 from .tables import verify
 
 # %% ../nbs/80_reproduce.ipynb #7f2f5e0b
@@ -76,7 +76,7 @@ def execute(
     target: Path,  # executed copy
     run: RunConfig,
     key: str,  # written beside the copy when it is complete
-) -> str | None:  # what went wrong, or None
+) -> tuple[str, str, str] | None:  # its name, the class of an error and what it says; or None
     "Execute one notebook with the run's parameters."
     import papermill
     os.environ.update(OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
@@ -88,7 +88,7 @@ def execute(
             source, target, parameters, kernel_name="python3", progress_bar=False,
             cwd=str(source.parent), extra_arguments=["--log-level=40"])
     except papermill.PapermillExecutionError as error:
-        return f"{source.name}, cell {error.cell_index}: {error.ename}: {error.evalue} ({target})"
+        return source.stem, error.ename, error.evalue
     target.with_suffix(".key").write_text(key)
     return None
 
@@ -98,7 +98,7 @@ def execute_all(
     run: RunConfig,
     prepared_key: str,
     force: bool = False,  # also those that are up to date
-) -> list[str]:  # what went wrong, a line each
+) -> list[tuple[str, str, str]]:  # of `execute`, where a notebook stopped
     "Execute what is not up to date, several at a time."
     todo = []
     for name in names:
@@ -108,7 +108,7 @@ def execute_all(
     jobs = Parallel(n_jobs=run.workers, return_as="generator_unordered")(
         delayed(execute)(*job) for job in todo)
     shown = tqdm(jobs, total=len(todo), desc="notebooks", disable=not todo)
-    return sorted(problem for problem in shown if problem)
+    return sorted(stopped for stopped in shown if stopped)
 
 # %% ../nbs/80_reproduce.ipynb #4475f3ec
 def writable(folder: Path) -> Path:
@@ -135,9 +135,17 @@ def reproduce(
     study = Study(run)
     tables = dict.fromkeys(table for tables in names.values() for table in tables)
     train_rows(study, study.rows(*tables))
-    problems = execute_all(list(names), run, study.prepared.key, force)
-    if problems: raise RuntimeError("notebooks failed:\n  " + "\n  ".join(problems))
-    return write_report(run, [run.folder / f"notebooks/{name}.ipynb" for name in chosen()])
+    stopped = execute_all(list(names), run, study.prepared.key, force)
+    why = {name: text for name, kind, text in stopped if kind == NotInCorpus.__name__}
+    failed = {name: f"{kind}: {text}" for name, kind, text in stopped if name not in why}
+    shown = [run.folder / f"notebooks/{name}.ipynb" for name in chosen()]
+    unfinished = dict.fromkeys((n.stem for n in shown if not n.with_suffix(".key").exists()), "")
+    report = write_report(run, shown, unfinished | why | failed)
+    if failed:
+        lines = "\n  ".join(f"{name}.ipynb, {text}" for name, text in failed.items())
+        raise RuntimeError(f"notebooks of {run.folder / 'notebooks'} failed:\n  {lines}\n"
+                           f"the others are in {report}")
+    return report
 
 # %% ../nbs/80_reproduce.ipynb #93c0a625
 def publish(run: RunConfig) -> Path:  # where the verified products now lie

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mfdan.config import PROFILES
+from mfdan.config import PROFILES, RunConfig
 from mfdan.databases import read_root
 from mfdan.loso import Run, load_predictions, run_loso
 from mfdan.prepare import prepare
 from mfdan.prepared import load_prepared, planted, save_prepared
+from mfdan.reproduce import reproduce
 from mfdan.synth import list_clips, write_annotations, write_clip
 
 KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
@@ -46,6 +47,24 @@ def killed(call: str, times: int, longest: float) -> None:
         time.sleep(float(rng.uniform(3, longest)))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def products(home: Path, out: Path) -> dict[str, bytes]:
+    "What the whole road makes: corpus, prepared folder, folds, notebooks, tables, a figure."
+    os.environ["MFDAN_CACHE"] = str(home)
+    run = RunConfig(profile="smoke", out=str(out))
+    reproduce(run, only=["table_2", "table_3", "figure_5"])
+    return {p.name: p.read_bytes() for p in sorted(run.folder.iterdir())
+            if p.suffix in (".csv", ".md", ".tex", ".png")}
+
+
+@pytest.mark.slow
+def test_the_whole_road(tmp_path, monkeypatch):
+    monkeypatch.setenv("MFDAN_CACHE", "")  # put back afterwards
+    calm = products(tmp_path / "calm", tmp_path / "calm-out")
+    home, out = tmp_path / "home", tmp_path / "out"
+    killed(f"products(Path({str(home)!r}), Path({str(out)!r}))", 10, 14)
+    assert products(home, out) == calm and {"table_3.csv", "figure_5.png"} <= set(calm)
 
 
 @pytest.mark.parametrize("times", KILLS)

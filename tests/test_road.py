@@ -9,8 +9,9 @@ import pytest
 from conftest import ROAD
 
 from mfdan.config import RunConfig
+from mfdan.loso import fold_key, load_predictions, plan
 from mfdan.reproduce import notebook_folder, publish, reproduce, up_to_date
-from mfdan.study import Study
+from mfdan.study import NotInCorpus, Study
 from mfdan.tables import verify
 
 
@@ -66,6 +67,19 @@ def test_unverified_products_are_not_published(road):
     with pytest.raises(RuntimeError, match="(?s)not published.*table_5: missing"): publish(run)
 
 
+def test_verify_trains_nothing_and_names_a_fold_that_is_gone(road, tmp_path):
+    run, _ = road
+    study = Study(run)
+    folds = sorted(study.store.iterdir())
+    row = study.rows("III")[0].run
+    gone = study.store / f"{fold_key(study.prepared, plan(study.prepared, row)[0], row)}.json"
+    away = gone.rename(tmp_path / gone.name)
+    try: said = str(verify(run.folder))
+    finally: away.rename(gone)
+    assert "table_3: cannot be checked" in said and "folds have no result" in said
+    assert sorted(study.store.iterdir()) == folds
+
+
 def test_an_unknown_value_of_a_parameter_stops_the_notebook(road, tmp_path):
     source = notebook_folder() / "table_1.ipynb"
     with pytest.raises(papermill.PapermillExecutionError, match="'paper', 'quick', 'smoke'"):
@@ -81,15 +95,41 @@ def test_every_paper_notebook_takes_the_same_parameters():
         assert names == {"corpus", "profile", "seeds", "out"}, path.name
 
 
-def test_a_corpus_that_lacks_a_database_makes_what_it_can(road, tmp_path):
-    run, _ = road
-    part = tmp_path / "part"
-    part.mkdir()
-    shutil.copytree(Study(run).root / "SAMM", part / "SAMM")
-    study = Study(RunConfig(corpus=str(part), profile="smoke", out=str(tmp_path)))
-    assert study.scopes == ("SAMM",)
-    assert [row.scope for row in study.rows("III")] == ["SAMM"]
-    assert "composite: not in this corpus" in study.left_out
+@pytest.fixture(scope="module")
+def samm_alone(road, tmp_path_factory):
+    "A root that holds one database of three."
+    part = tmp_path_factory.mktemp("part")
+    shutil.copytree(Study(road[0]).root / "SAMM", part / "SAMM")
+    return RunConfig(corpus=str(part), profile="smoke", out=str(part / "out"))
+
+
+def test_a_corpus_that_lacks_a_database_makes_what_it_can(samm_alone):
+    text = reproduce(samm_alone, only=["table_4", "figure_6"]).read_text()
+    assert "Table IV" in text and "SAMM UF1" in text and "<th>composite UF1" not in text
+    assert "figure_6 (V is about CASME II, and this corpus has SAMM)" in text
+    assert not (samm_alone.folder / "table_5.csv").exists()
+
+
+def test_what_a_corpus_cannot_show_is_said_at_once(samm_alone):
+    study = Study(samm_alone)
+    assert study.scopes == ("SAMM",) and "composite: not in this corpus" in study.left_out
+    assert [row.scope for row in study.rows("III", "V")] == ["SAMM"]
+    with pytest.raises(NotInCorpus, match="about CASME II, and this corpus has SAMM"):
+        reproduce(samm_alone, only=["table_5"])
+
+
+def test_a_notebook_that_fails_costs_no_other(road, tmp_path, monkeypatch):
+    run = RunConfig(corpus="quick", profile="smoke", out=str(tmp_path))
+    broken = tmp_path / "nbs"
+    shutil.copytree(notebook_folder(), broken)
+    nb = nbformat.read(broken / "table_1.ipynb", as_version=4)
+    nb.cells[-1].source = "1 / 0"
+    nbformat.write(nb, broken / "table_1.ipynb")
+    monkeypatch.setattr("mfdan.reproduce.notebook_folder", lambda: broken)
+    with pytest.raises(RuntimeError, match="table_1.ipynb, ZeroDivisionError: division by zero"):
+        reproduce(run, only=["table_1", "table_2"])
+    text = (run.folder / "report.html").read_text()
+    assert "Table II" in text and "table_1 (ZeroDivisionError" in text
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
@@ -99,7 +139,6 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_incomplete_folds_are_named_and_nothing_is_half_filled(road):
-    from mfdan.loso import load_predictions
     run, _ = road
     study = Study(run)
     row = study.rows("V")[0]
