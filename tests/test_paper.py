@@ -46,7 +46,8 @@ def test_a_notebook_runs_alone_from_another_folder(tmp_path):
     papermill(notebook_folder() / "table_3.ipynb", "out.ipynb", "-p", "profile", "smoke",
               "-p", "out", tmp_path / "products", cwd=tmp_path, cache=tmp_path / "cache")
     made = {p.name for p in (tmp_path / "products").rglob("*") if p.is_file()}
-    assert (tmp_path / "out.ipynb").exists() and {"table_3.csv", "table_3.md", "table_3.tex"} <= made
+    assert (tmp_path / "out.ipynb").exists()
+    assert {"table_3.csv", "table_3.md", "table_3.tex"} <= made
 
 
 class Seen(nn.Module):
