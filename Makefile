@@ -38,7 +38,7 @@ docs:
 	@$(PY) .ci/docs.py
 
 bench: env
-	@$(BIN)/mfdan reproduce --only speed
+	@$(BIN)/mfdan reproduce --only speed scaling
 
 publish: env
 	@$(BIN)/mfdan publish

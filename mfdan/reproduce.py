@@ -138,7 +138,8 @@ def reproduce(
     stopped = execute_all(list(names), run, study.prepared.key, force)
     why = {name: text for name, kind, text in stopped if kind == NotInCorpus.__name__}
     failed = {name: f"{kind}: {text}" for name, kind, text in stopped if name not in why}
-    shown = [run.folder / f"notebooks/{name}.ipynb" for name in chosen()]
+    made = [run.folder / f"notebooks/{name}.ipynb" for name in NOTEBOOKS | ON_REQUEST]
+    shown = [n for n in made if n.stem in NOTEBOOKS or n.with_suffix(".key").exists()]
     unfinished = dict.fromkeys((n.stem for n in shown if not n.with_suffix(".key").exists()), "")
     report = write_report(run, shown, unfinished | why | failed)
     if failed:
