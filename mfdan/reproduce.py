@@ -29,6 +29,7 @@ NOTEBOOKS = {  # file in nbs/paper -> the tables whose runs it reads
     "figure_5": ("III",), "figure_6": ("V",), "oracle": ("III",), "printed": (),
 }
 ON_REQUEST = {"readings": ("readings",), "inner_choice": ("III",), "null": ("null",),
+              "protocols": ("database",),
               "speed": ("III",), "scaling": (), "gpu": ()}
 TIMED = ("speed", "scaling", "gpu")  # executed alone, when nothing else runs
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'TABLE_2', 'PEAKS', 'Cost', 'peak_memory', 'train_all', 'measure', 'some_clips', 'cost_of_folds',
-           'cost_of_clips', 'Line', 'line_through', 'show_costs', 'Timing', 'time_steps', 'compare_ways', 'Traffic',
-           'Work', 'count_work', 'compare_readings', 'paper_protocol', 'Floor', 'floor_of']
+           'cost_of_clips', 'Line', 'line_through', 'show_costs', 'Timing', 'time_steps', 'time_way', 'compare_ways',
+           'Traffic', 'Work', 'count_work', 'parts_of', 'compare_readings', 'paper_protocol', 'Floor', 'floor_of']
 
 # %% ../nbs/37_scaling.ipynb #0e277a77
 import resource
@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
 from matplotlib import pyplot as plt
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -180,6 +181,18 @@ WAYS = {  # device -> engine and precision; the first is the reference
 }
 
 
+def time_way(
+    prepared: Prepared, fold: Fold, model: ModelConfig, train: TrainConfig,
+    *how,  # engine ... of `time_steps`
+    gaps: bool = True,
+) -> tuple[Timing, np.ndarray | float]:
+    "One way, and the losses of its first steps without DropKey."
+    found = time_steps(prepared, fold, model, train, *how)
+    if not gaps: return found, np.nan
+    dry = replace(model, dropkey=0.0)
+    return found, np.array(time_steps(prepared, fold, dry, train, *how[:2], 5).losses)
+
+
 def compare_ways(
     prepared: Prepared, fold: Fold, model: ModelConfig, train: TrainConfig,
     device: str = "cuda",
@@ -188,17 +201,14 @@ def compare_ways(
     gaps: bool = True,  # also compare the losses, without DropKey
 ) -> pd.DataFrame:  # engine, precision, ms a step, times faster, peak MiB, loss gap
     "A step each way: its time beside the first's, its memory, its losses."
-    rows, dry = [], replace(model, dropkey=0.0)
+    rows = []
     for engine, precision in WAYS[device]:
-        settings = replace(train, precision=precision)
-
-        def timed(model, steps):
-            what = prepared, fold, model, settings, engine, device, steps, warm  # noqa: B023
-            if device == "cuda": return time_steps(*what)
-            with ProcessPoolExecutor(1) as pool: return pool.submit(time_steps, *what).result()
-
-        found = timed(model, steps)
-        losses = np.array(timed(dry, 5).losses) if gaps else np.nan
+        what = (prepared, fold, model, replace(train, precision=precision), engine, device, steps,
+                warm)
+        if device == "cuda": found, losses = time_way(*what, gaps=gaps)
+        else:  # in a process of its own, for its memory
+            with ProcessPoolExecutor(1) as pool:
+                found, losses = pool.submit(time_way, *what, gaps=gaps).result()
         rows.append((*found[:3], rows[0][2] / found.milliseconds if rows else 1.0, found.peak,
                      losses))
     return pd.DataFrame([(*row[:-1], np.abs(row[-1] - rows[0][-1]).max()) for row in rows],
@@ -248,6 +258,30 @@ def count_work(
         with Traffic() as update: step.optimizer.step()
     return Work(flop.get_total_flops() / batch, moved.bytes / batch, moved.products / batch,
                 update.bytes)
+
+# %% ../nbs/37_scaling.ipynb #72bccfb0
+def parts_of(network: nn.Module) -> pd.DataFrame:  # part, output, parameters, MFLOP a clip
+    "What each part of a network gives, weighs and computes for one clip, forward."
+    shapes, hooks, side = {}, [], network.config.image_size
+    parts = dict(network.named_children())
+    for name, part in parts.items():
+        last = part[-1] if isinstance(part, nn.ModuleList) else part
+        hooks.append(last.register_forward_hook(
+            lambda module, given, out, name=name: shapes.update({name: out.shape[1:]})))
+    with torch.no_grad(), FlopCounterMode(display=False) as flop:
+        network(*torch.zeros(2, 1, 3, side, side))
+    for hook in hooks: hook.remove()
+    work = {path: sum(of.values()) for path, of in flop.get_flop_counts().items()}
+
+    def flops(name):  # a list of layers is not called itself: its layers are
+        path = f"{type(network).__name__}.{name}"
+        inside = [f"{path}.{i}" for i in range(len(parts[name]))] \
+            if isinstance(parts[name], nn.ModuleList) else [path]
+        return sum(work.get(p, 0) for p in inside)
+    return pd.DataFrame([(name, "×".join(map(str, shapes[name])),
+                          sum(p.numel() for p in part.parameters()), flops(name) / 1e6)
+                         for name, part in parts.items()],
+                        columns=["part", "output", "parameters", "MFLOP"])
 
 # %% ../nbs/37_scaling.ipynb #877a8493
 def compare_readings(

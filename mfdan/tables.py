@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TABLES', 'EXTRA', 'cell', 'chance', 'paper_scores', 'linear', 'table_1', 'table_2', 'table_3', 'slices', 'table_4',
            'printed_table', 'against', 'table_5', 'table_6', 'table_7', 'oracle_curves', 'oracle_figure',
-           'oracle_table', 'figure_5', 'readings_scores', 'readings_table', 'null_table', 'inner_table', 'Verdict',
-           'run_of', 'verify']
+           'oracle_table', 'figure_5', 'readings_scores', 'readings_table', 'null_table', 'inner_table',
+           'protocols_table', 'Verdict', 'run_of', 'verify']
 
 # %% ../nbs/44_tables.ipynb #9376e357
 import json
@@ -20,27 +20,28 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from .baselines import baseline_predictions
-from .clips import CLASSES, check_counts
+from .clips import CLASSES, check_counts, classes_of
 from .config import PRINTED_DROPKEY, RunConfig
 from .loso import load_folds
 from .metrics import (
-    bootstrap_interval, compare, confusion, holm, spread, uar, uf1)
+    accuracy, bootstrap_interval, compare, confusion, holm, spread, uar, uf1)
 from .printed import published
 from .report import shown
 from .study import NotInCorpus, Study, predictions, train_rows
+from .train import FoldError
 from .variants import Row, choice_runs, inner_choice, oracle
 
 # %% ../nbs/44_tables.ipynb #1397c081
-def cell(part: pd.DataFrame, measure) -> str:
+def cell(part: pd.DataFrame, measure, classes: tuple[str, ...] = CLASSES) -> str:
     "A score and its interval."
-    found = bootstrap_interval(part, CLASSES, measure, draws=1000)
+    found = bootstrap_interval(part, classes, measure, draws=1000)
     return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def chance(part: pd.DataFrame) -> float:
+def chance(part: pd.DataFrame, classes: tuple[str, ...] = CLASSES) -> float:
     "UF1 of always saying the most frequent class, the score of a network that learnt nothing."
     most = part.true.mode()[0]
-    return float(uf1(confusion(part.true, np.full(len(part), most), CLASSES)))
+    return float(uf1(confusion(part.true, np.full(len(part), most), classes)))
 
 
 def paper_scores(table: str, method: str = "MFDAN") -> dict[str, dict[str, str]]:
@@ -231,10 +232,12 @@ def readings_scores(study: Study) -> pd.DataFrame:  # scope, row, seed, UF1
 def readings_table(study: Study) -> pd.DataFrame:
     "The distribution of each scope's score over readings and seeds; no reading is named the best."
     by_scope = readings_scores(study).groupby("scope", sort=False).UF1
-    table = by_scope.describe()[["count", "min", "25%", "50%", "75%", "max"]]
+    found = by_scope.describe()[["min", "25%", "50%", "75%", "max"]]
+    table = found.map("{:.3f}".format)
+    table.insert(0, "readings, seeds", by_scope.size())
     table.insert(0, "trained and tested on", [shown(study.run, scope) for scope in table.index])
     table["paper: UF1"] = [paper_scores("III")[scope]["UF1"] for scope in table.index]
-    return table.astype({"count": int}).round(3).reset_index(drop=True)
+    return table.reset_index(drop=True)
 
 
 def null_table(study: Study) -> pd.DataFrame:
@@ -264,11 +267,30 @@ def inner_table(study: Study) -> pd.DataFrame:
                      "UF1, printed rate": cell(predictions(study, [row]), uf1)})
     return pd.DataFrame(made)
 
+
+def protocols_table(study: Study) -> pd.DataFrame:
+    "Other questions to the same network: a database's own classes, and a database never seen."
+    rows, made = study.rows("database", "native"), []
+    for scope in dict.fromkeys(row.scope for row in rows):
+        own = [row for row in rows if row.scope == scope]
+        classes = classes_of(own[0].run.protocol, scope)
+        about = {"trained and tested on": shown(study.run, scope), "classes": len(classes),
+                 "left out": f"one {own[0].run.leave_out}"}
+        try: part = predictions(study, own)
+        except FoldError as reason: made.append(about | {"not shown": str(reason)})
+        else:
+            made.append(about | {
+                "clips": part.clip_id.nunique(), "UF1": cell(part, uf1, classes),
+                "UAR": cell(part, uar, classes), "accuracy": cell(part, accuracy, classes),
+                "majority UF1": f"{chance(part, classes):.3f}"})
+    return pd.DataFrame(made).fillna("")
+
 # %% ../nbs/44_tables.ipynb #30fff692
 TABLES = {"table_1": table_1, "table_2": table_2, "table_3": table_3, "table_3_slices": slices,
           "table_4": table_4, "table_5": table_5, "table_6": table_6, "table_7": table_7,
           "oracle_table": oracle_table}
-EXTRA = {"readings": readings_table, "null": null_table, "inner_choice": inner_table}  # on request
+EXTRA = {"readings": readings_table, "null": null_table, "inner_choice": inner_table,
+         "protocols": protocols_table}  # on request
 
 
 class Verdict(NamedTuple):

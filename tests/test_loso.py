@@ -16,7 +16,7 @@ import torch
 
 from mfdan import loso, train
 from mfdan.clips import classes_of
-from mfdan.config import ModelConfig, TrainConfig
+from mfdan.config import DATABASES, ModelConfig, TrainConfig
 from mfdan.loso import (
     LeakError,
     Run,
@@ -438,6 +438,38 @@ def test_labels_shuffled_as_a_run_does_score_no_better_than_chance(data, tmp_pat
     table, found = score(tmp_path, data, run)
     assert found <= chance(table, np.random.default_rng(seed), 0.99)[1] < 0.7
     assert 1 / 3 in bootstrap_interval(table, CLASSES)
+
+
+# --- other protocols ---
+
+
+@pytest.mark.parametrize("scope", ["CASME II", "SAMM", "SMIC-HS"])
+def test_native_classes_from_the_clips_to_the_score(tmp_path, scope):
+    classes = classes_of("native", scope)
+    data = planted(n_subjects=3, per_subject=6, size=28, databases=(scope,))
+    clips = data.clips.assign(emotion=[classes[i % len(classes)] for i in range(len(data))])
+    clips.loc[0, "emotion"] = "fear"  # has no label here, and takes no part
+    made, run = replace(data, clips=clips), replace(
+        RUN, scope=scope, protocol="native", model=replace(TINY, classes=len(classes)))
+    assert go(made, tmp_path, run).trained == 3
+    table = load_predictions(tmp_path, made, run)
+    assert list(table.clip_id) == list(clips.clip_id[1:])
+    assert list(table.true) == list(clips.emotion[1:]) and set(table.pred) <= set(classes)
+    assert [c for c in table if c.startswith("p_")] == [f"p_{c}" for c in classes]
+    assert confusion(table.true, table.pred, classes).sum() == len(data) - 1
+
+
+def test_a_whole_database_is_left_out(tmp_path):
+    data = planted(n_subjects=6, per_subject=6, size=28, signal=3.0, databases=DATABASES)
+    run = replace(LONG, leave_out="database")
+    folds = plan(data, run)
+    assert [fold.held_out for fold in folds] == sorted(DATABASES)
+    for fold in folds:
+        assert set(data.clips.database.iloc[list(fold.test)]) == {fold.held_out}
+        assert fold.held_out not in set(data.clips.database.iloc[list(fold.train)])
+    assert go(data, tmp_path, run).trained == 3
+    table, found = score(tmp_path, data, run)
+    assert len(table) == len(data) and found > 0.9
 
 
 # --- bad input ---
