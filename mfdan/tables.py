@@ -191,6 +191,7 @@ def oracle_figure(study: Study, table: str = "III") -> Figure:
         ax.set(xlabel="epochs trained", ylim=(0, 1))
     axes[0, 0].set_ylabel("UF1")
     axes[0, -1].legend(fontsize=7)
+    figure.tight_layout()
     return figure
 
 
