@@ -17,7 +17,7 @@ from .config import PROFILES, RunConfig
 def run_config(args: argparse.Namespace) -> RunConfig:
     "The part of the arguments that a run needs."
     return RunConfig(corpus=args.corpus, profile=args.profile, seeds=args.seeds, out=args.out,
-                     workers=args.workers)
+                     faces=args.faces, workers=args.workers)
 
 
 def check(args) -> int:
@@ -86,6 +86,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
                         help="geometry and training settings (default: quick)")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0 on")
     parser.add_argument("--out", default="paper_figures/local", help="where the products go")
+    parser.add_argument("--faces", action="store_true",
+                        help="draw licensed faces in pictures; never publish them")
     parser.add_argument("--workers", type=int, default=2, help="processes; changes no result")
 
 # %% ../nbs/90_cli.ipynb #299d3902

@@ -188,11 +188,15 @@ class RunConfig:
     profile: str = "quick"  # a key of `PROFILES`
     seeds: int = 1  # how many seeds, from 0 on
     out: str = "paper_figures/local"  # where the products go, below the checkout or absolute
+    faces: bool = False  # draw licensed faces? marked, and never to be published
     workers: int = 2  # processes; changes no result
 
     def __post_init__(self):
         one_of("profile", self.profile, tuple(PROFILES))
-        if self.seeds < 1: raise ValueError(f"seeds must be at least 1; got {self.seeds}")
+        if not isinstance(self.seeds, int) or self.seeds < 1:
+            raise ValueError(f"seeds must be a whole number from 1 on; got {self.seeds!r}")
+        if not isinstance(self.faces, bool):
+            raise ValueError(f"faces must be True or False; got {self.faces!r}")
         if self.corpus not in ("quick", "full") and not Path(self.corpus).expanduser().is_dir():
             raise ValueError(f"corpus must be 'quick', 'full' or a folder; {self.corpus!r} is none")
 

@@ -61,7 +61,7 @@ def notebook_key(
     "What an executed notebook depends on."
     package = Path(__file__).parent
     texts = [p.read_text(encoding="utf-8") for p in (source, *sorted(package.glob("*.py")))]
-    settings = [run.corpus, run.profile, run.seeds, prepared_key]
+    settings = [run.corpus, run.profile, run.seeds, run.faces, prepared_key]
     return stable_hash([stable_hash(texts, 64), settings])
 
 
@@ -85,7 +85,8 @@ def execute(
     os.environ.update(OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.with_suffix(".key").unlink(missing_ok=True)
-    parameters = dict(corpus=run.corpus, profile=run.profile, seeds=run.seeds, out=run.out)
+    parameters = dict(corpus=run.corpus, profile=run.profile, seeds=run.seeds, out=run.out,
+                      faces=run.faces)
     try:
         papermill.execute_notebook(
             source, target, parameters, kernel_name="python3", progress_bar=False,

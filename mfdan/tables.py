@@ -281,7 +281,7 @@ def protocols_table(study: Study) -> pd.DataFrame:
         except FoldError as reason: made.append(about | {"not shown": str(reason)})
         else:
             made.append(about | {
-                "clips": part.clip_id.nunique(), "UF1": cell(part, uf1, classes),
+                "clips": f"{part.clip_id.nunique()}", "UF1": cell(part, uf1, classes),
                 "UAR": cell(part, uar, classes), "accuracy": cell(part, accuracy, classes),
                 "majority UF1": f"{chance(part, classes):.3f}"})
     return pd.DataFrame(made).fillna("")

@@ -34,6 +34,7 @@ def test_papermill_tells_the_parameters_with_their_types_and_meaning(name, tmp_p
     assert "profile: str (default \"quick\") quick, paper or smoke" in text
     assert "seeds: int (default 1) how many seeds" in text
     assert "out: str (default \"paper_figures/local\") where the products go" in text
+    assert "faces: bool (default False) draw licensed faces" in text
 
 
 def test_every_notebook_documents_its_parameters_alike():

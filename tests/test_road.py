@@ -1,12 +1,15 @@
 """A small run of `make paper`'s road, in a cache of its own: corpus, folds, notebooks, report."""
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from conftest import ROAD
+from matplotlib.pyplot import imread
 
 from mfdan.config import RunConfig
 from mfdan.loso import fold_key, load_predictions, plan
@@ -92,7 +95,7 @@ def test_every_paper_notebook_takes_the_same_parameters():
         nb = nbformat.read(path, as_version=4)
         cell = next(c for c in nb.cells if "parameters" in c.metadata.get("tags", []))
         names = {line.split(":")[0] for line in cell.source.splitlines() if ":" in line}
-        assert names == {"corpus", "profile", "seeds", "out"}, path.name
+        assert names == {"corpus", "profile", "seeds", "out", "faces"}, path.name
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,19 @@ def test_a_corpus_that_lacks_a_database_makes_what_it_can(samm_alone):
     assert "Table IV" in text and "SAMM UF1" in text and "<th>composite UF1" not in text
     assert "figure_6 (V is about CASME II, and this corpus has SAMM)" in text
     assert not (samm_alone.folder / "table_5.csv").exists()
+
+
+def test_licensed_faces_are_drawn_when_asked_for_and_marked(samm_alone):
+    def corner(run):  # of the first panel: the onset
+        reproduce(run, only=["figure_1"])
+        picture = imread(run.folder / "figure_1.png")
+        return picture[60:160, 20:120, :3], json.loads((run.folder / "figure_1.json").read_text())
+    blank, about = corner(samm_alone)
+    assert np.ptp(blank) == 0 and not about["faces"]
+    asked = replace(samm_alone, faces=True)
+    face, about = corner(asked)
+    assert face.std() > 0.05 and about["faces"]
+    assert about["stamp"] == "licensed faces: do not publish"
 
 
 def test_what_a_corpus_cannot_show_is_said_at_once(samm_alone):
