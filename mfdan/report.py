@@ -179,13 +179,13 @@ h1{font-size:1.5rem;line-height:1.25;margin-top:3rem;border-top:1px solid #ddd;p
 h2{font-size:1.15rem} header h1{border:0;margin-top:0}
 nav a{display:inline-block;margin-right:.8rem}
 img,svg{max-width:100%;height:auto} blockquote{margin:0;color:#555}
-.jp-Cell,.jp-OutputArea{overflow-x:auto} pre{overflow-x:auto;font-size:.8rem}
+.output_area{overflow-x:auto} pre{overflow-x:auto;font-size:.8rem}
 table{border-collapse:collapse;border:0;font-size:.82rem;margin:.6rem 0}
 td,th{padding:.25rem .6rem .25rem 0;text-align:left;vertical-align:top;border:0;
 border-bottom:1px solid #eee;font-variant-numeric:tabular-nums}
 thead th{border-color:#888;text-align:left!important}
 .stamp{color:#777;font-size:.85rem}
-.anchor-link,.jp-InputPrompt,.jp-OutputPrompt,.prompt{display:none}
+.anchor-link,.prompt{display:none}
 @media print{body{max-width:none;font-size:10pt} section{break-before:page} nav{display:none}}
 """
 
