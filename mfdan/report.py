@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import UInt8
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy import ndarray
 
@@ -166,8 +167,9 @@ def save_figure(
     figure.text(0.5, below, mark, ha="center", va="top", fontsize=6, color="0.4")
     for ending in ("png", "svg"):
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
-        figure.savefig(base.with_suffix(f".{ending}"), dpi=120, bbox_inches="tight",
-                       metadata=metadata)
+        with rc_context({"svg.hashsalt": "mfdan"}):  # the same picture, the same bytes
+            figure.savefig(base.with_suffix(f".{ending}"), dpi=120, bbox_inches="tight",
+                           metadata=metadata)
     about = {"title": title, "stamp": mark, "faces": faces, **provenance(run, **more)}
     write_text(base.with_suffix(".json"), json.dumps(about, indent=1, sort_keys=True) + "\n")
     return base.with_suffix(".png")
