@@ -52,8 +52,8 @@ class Page:
     def call(self, method: str, timeout: float = 60, **params) -> dict:
         "Ask the browser, and read on until it answers."
         self.count += 1
-        self.socket.write_message(json.dumps({"id": self.count, "method": method,
-                                              "params": params}))
+        asked = json.dumps({"id": self.count, "method": method, "params": params})
+        self.wait(lambda: self.socket.write_message(asked), timeout)
         while True:
             message = json.loads(self.wait(self.socket.read_message, timeout))
             if message.get("id") == self.count:
