@@ -29,8 +29,11 @@ done
 [ -x .venv/bin/python ] || "$python" -m venv .venv || die "could not make .venv (is the venv module installed?)"
 echo "mfdan: installing the tested set into .venv ($want)"
 log=.venv/install.log
-if ! .venv/bin/python -m pip install --disable-pip-version-check --quiet \
-    --constraint constraints.txt --editable "$spec" >"$log" 2>&1; then
+install() {
+  .venv/bin/python -m pip install --disable-pip-version-check --quiet \
+    --constraint constraints.txt --editable "$spec" >"$log" 2>&1
+}
+if ! install && ! install; then  # an index that answers badly once often answers the next time
   tail -n 5 "$log" >&2
   if grep -qiE 'NewConnectionError|Temporary failure in name resolution|Network is unreachable|Max retries' "$log"; then
     die "no package index answers: is the network up? (full log: $log)"

@@ -160,18 +160,28 @@ def test_an_unsupported_python_is_said_in_one_line(tmp_path):
                            "name one with PYTHON=/path/to/python3.12\n")
 
 
-@pytest.mark.parametrize("log, says", [
-    ("WARNING: Retrying: NewConnectionError: Failed to establish", "is the network up?"),
-    ("error: command 'gcc' failed: No such file or directory", "needs a compiler"),
-])
-def test_a_failed_installation_says_why(tmp_path, log, says):
-    pip = f'echo "{log}"; exit 1'
-    python = fake(tmp_path / "bin", "python3", f'''
+def python_with(tmp_path, pip):
+    "An interpreter whose pip does as told."
+    return fake(tmp_path / "bin", "python3", f'''
 case "$1 $2" in
   "-c import"*) exit 0 ;;
   "-m venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
   "-m pip") {pip} ;;
 esac''')
+
+
+def test_an_index_that_answers_badly_once_is_asked_again(tmp_path):
+    python = python_with(tmp_path, "if [ -e asked ]; then exit 0; fi; touch asked; exit 1")
+    done = environment_script(tmp_path, PYTHON=str(python))
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("log, says", [
+    ("WARNING: Retrying: NewConnectionError: Failed to establish", "is the network up?"),
+    ("error: command 'gcc' failed: No such file or directory", "needs a compiler"),
+])
+def test_a_failed_installation_says_why(tmp_path, log, says):
+    python = python_with(tmp_path, f'echo "{log}"; exit 1')
     done = environment_script(tmp_path, PYTHON=str(python))
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and last.startswith("mfdan: ") and says in last, done.stderr
