@@ -85,7 +85,7 @@ class Checked(NamedTuple):
         head = f"{self.file}: {'sound' if self.ok else 'NOT SOUND'}"
         return "\n".join([head, *(f"  {line}" for line in self.lines)])
 
-
+# %% ../nbs/46_certificate.ipynb #4fed94bf
 def check_certificate(file: Path) -> Checked:
     "Is a certificate whole, and do its scores follow from its predictions?"
     try: content = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -297,7 +297,7 @@ def in_parallel(prepared: Prepared, jobs: list[Job], workers: int, *how) -> Iter
                     return_as="generator_unordered")
     return pool(delayed(train_job)(prepared, job, *how) for job in jobs)
 
-
+# %% ../nbs/34_loso.ipynb #9014935b
 def on_cluster(prepared: Prepared, jobs: list[Job], workers: int, scheduler: str | None,
                *how) -> Iterator[tuple]:
     "The same on a cluster; one that lost its workers or its scheduler counts as a broken pool."
@@ -541,7 +541,7 @@ def to_table(
     first = ["clip_id", "subject", "database"]
     return whole[first + [c for c in whole if c not in first]].reset_index(drop=True)
 
-
+# %% ../nbs/34_loso.ipynb #f2e19cac
 def load_predictions(store: Path, prepared: Prepared, run: Run) -> pd.DataFrame:
     "Every clip of a run, predicted by the network that never saw its subject."
     return to_table(prepared, load_folds(store, prepared, run))

@@ -54,7 +54,7 @@ def to_bytes(x: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     "From [-1, 1] to grey values."
     return (x.clamp(-1, 1) * 127.5 + 127.5).round().byte()
 
-
+# %% ../nbs/16_magnet_eval.ipynb #e0a4bd97
 def move_textures(
     textures: UInt8[Tensor, "b 3 t t"],
     motion: float,  # largest displacement from onset to apex, pixel
@@ -74,7 +74,7 @@ def move_textures(
         for k in (0, 1, *factors)}
     return Known(frames.pop(0), frames.pop(1), field(x).permute(0, 3, 1, 2), frames)
 
-
+# %% ../nbs/16_magnet_eval.ipynb #9d118c1e
 def texture_pairs(
     motion: float,  # largest displacement from onset to apex, pixel
     count: int = 9,  # two thirds of them procedural
@@ -203,7 +203,7 @@ def compare(
                 rows.append(row)
     return pd.DataFrame(rows)
 
-
+# %% ../nbs/16_magnet_eval.ipynb #aa05bc3c
 def summarise(
     rows: pd.DataFrame,  # of `compare`, with a column `scene`
     by: tuple[str, ...] = ("scene", "factor"),

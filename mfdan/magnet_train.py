@@ -435,7 +435,7 @@ def missed_amount(
     whole = F.avg_pool2d((wanted**2).mean(1), patch)
     return ((made - whole).abs() / (whole + floor**2)).mean()
 
-
+# %% ../nbs/15_magnet_train.ipynb #b15d20c5
 def magnet_loss(
     net: MagNet, quad: Quadruplet, config: MagnetTrainConfig
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:  # loss, and what it is made of

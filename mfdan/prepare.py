@@ -298,7 +298,7 @@ def short(path: Path) -> str:
     "The end of a path: it names the file, wherever the corpus lies."
     return "/".join(Path(path).parts[-3:])
 
-
+# %% ../nbs/13_prepare.ipynb #c7fb4fa2
 def make_plan(
     clips: pd.DataFrame,  # a clip table
     config: PrepareConfig,
@@ -405,7 +405,7 @@ def sound_clips(
         raise ValueError(f"no clip is left to prepare:\n{said}" if said else "the table is empty")
     return pd.DataFrame(rows).astype({"onset": "Int64", "apex": "Int64", "offset": "Int64"})
 
-
+# %% ../nbs/13_prepare.ipynb #c52bb575
 def write_folder(
     folder: Path,  # where it will be; its parent exists
     table: pd.DataFrame,  # from `sound_clips`

@@ -150,7 +150,7 @@ def seen(
     "A face as pictures may show it: a licensed one is blank, unless it was asked for."
     return face if run.embedded or run.faces else np.full_like(face, 200)
 
-
+# %% ../nbs/41_report.ipynb #672e7fb8
 def save_figure(
     figure: Figure,
     run: RunConfig,
@@ -201,7 +201,7 @@ def uncounted(
     if index != [str(i) for i in range(len(index))]: return table
     return re.sub(r"(<thead>\s*<tr[^>]*>\s*)<th></th>", r"\1", re.sub(body, r"\1", table))
 
-
+# %% ../nbs/41_report.ipynb #fd0ff17e
 def section(
     notebook: Path,  # executed
 ) -> tuple[str, str]:  # its title; its text and outputs as HTML
@@ -218,7 +218,7 @@ def section(
     page = exporter.from_notebook_node(nb)[0]
     return title, re.sub(r"<table.*?</table>", lambda found: uncounted(found[0]), page, flags=re.S)
 
-
+# %% ../nbs/41_report.ipynb #7044a698
 def write_report(
     run: RunConfig,
     notebooks: list[Path],  # executed, in order; those that do not exist are named as missing

@@ -45,7 +45,7 @@ def scopes_of(
 class NotInCorpus(ValueError):
     "What was asked for is about databases that this corpus has not."
 
-
+# %% ../nbs/43_study.ipynb #550b95bd
 @dataclass(frozen=True)
 class Study:
     "A corpus as a run sees it; each part is made when it is first asked for."

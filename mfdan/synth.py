@@ -141,7 +141,7 @@ def spline(
     return cv2.remap(coarse.astype(np.float32), at_x.astype(np.float32), at_y.astype(np.float32),
                      cv2.INTER_CUBIC)
 
-
+# %% ../nbs/03_synth.ipynb #31cdbbe5
 def warp_face(
     whole: ndarray,  # enlarged photograph, or a mask of it
     to: Float[ndarray, "n 2"],  # points of the crop ...
@@ -170,7 +170,7 @@ def lip_weights(
     cv2.polylines(drawn[2], [(line * 16).round().astype(np.int32)], False, 1.0, 2, cv2.LINE_AA, 4)
     return np.stack([cv2.GaussianBlur(w, None, s) for w, s in zip(drawn, (1.6, 1.8, 1.1))])
 
-
+# %% ../nbs/03_synth.ipynb #151bde65
 @cache
 def at_rest() -> UInt8[ndarray, "h w 3"]:
     "The photograph with its mouth closed."
@@ -283,7 +283,7 @@ def eye_distance(shape: Float[ndarray, "68 2"]) -> float:
     "From the centre of one eye to that of the other, pixel."
     return float(np.linalg.norm(shape[36:42].mean(0) - shape[42:48].mean(0)))
 
-
+# %% ../nbs/03_synth.ipynb #88a93b45
 def unit_field(
     shape: Float[ndarray, "68 2"],
     units: tuple[int, ...],
@@ -440,7 +440,7 @@ class Motion(NamedTuple):
         return (self.expression * envelope(t, self.apex, look.length) + self.drift * t
                 + self.stray * (2 * t / look.length) + self.lids * closing)
 
-
+# %% ../nbs/03_synth.ipynb #841af7ba
 def head_drift(
     look: Look,
     eyes: float,  # their distance, pixels of the frame
@@ -453,7 +453,7 @@ def head_drift(
     moved = np.stack([shift[0] + nearer * x - turn * y, shift[1] + turn * x + nearer * y], -1)
     return moved * 2 / look.length
 
-
+# %% ../nbs/03_synth.ipynb #428bdd8e
 def motion(
     clip: Clip, look: Look, identity: Identity, matrix: Float[ndarray, "2 3"]
 ) -> Motion:
@@ -476,7 +476,7 @@ def motion(
     return Motion(units, on_frame(expression), others, on_frame(stray), drift,
                   on_frame(lid_field(identity.shape)), true, blink)
 
-
+# %% ../nbs/03_synth.ipynb #8a08f645
 def render(clip: Clip) -> Filmed:
     "All kept frames of a clip, and its truth."
     look, identity = LOOKS[clip.database], clip.identity()

@@ -101,7 +101,7 @@ def slices(study: Study) -> pd.DataFrame:
                           "UAR": cell(part, uar)}
                          for d, part in measured.groupby("database", sort=False)])
 
-
+# %% ../nbs/44_tables.ipynb #3ab11fd3
 def table_4(study: Study) -> pd.DataFrame:
     "MFDAN's row: what Table III measures, and the plain average over the databases."
     measured, row = predictions(study, study.rows("III")), {"method": "MFDAN, measured"}
@@ -252,7 +252,7 @@ def null_table(study: Study) -> pd.DataFrame:
                              for rule in ("one best", "best per fold")}}
                          for scope, part in measured.groupby("scope", sort=False)])
 
-
+# %% ../nbs/44_tables.ipynb #5020c876
 def inner_table(study: Study) -> pd.DataFrame:
     "The DropKey rate chosen for each subject without it, beside the rate that the paper printed."
     made = []
@@ -269,7 +269,7 @@ def inner_table(study: Study) -> pd.DataFrame:
                      "UF1, printed rate": cell(predictions(study, [row]), uf1)})
     return pd.DataFrame(made)
 
-
+# %% ../nbs/44_tables.ipynb #3d4e9e37
 def protocols_table(study: Study) -> pd.DataFrame:
     "Other questions to the same network: a database's own classes, and a database never seen."
     rows, made = study.rows("database", "native"), []
@@ -314,7 +314,7 @@ def run_of(folder: Path) -> RunConfig:
     about = json.loads(file.read_text(encoding="utf-8"))
     return RunConfig(corpus=about["root"], profile=about["profile"], seeds=len(about["seeds"]))
 
-
+# %% ../nbs/44_tables.ipynb #bf68827c
 def verify(folder: Path) -> Verdict:
     "Do the tables of a folder follow from the fold results?"
     study, lines, ok = Study(run_of(Path(folder)), trains=False), [], True

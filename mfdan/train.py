@@ -218,7 +218,7 @@ def recall(
     for group, old in zip(own["param_groups"], saved.get("param_groups", ())):
         if torch.is_tensor(old.get("step")): group["step"].copy_(old["step"])
 
-
+# %% ../nbs/33_train.ipynb #7a945b35
 class Recorded:
     "A function of tensors, captured once as a CUDA graph and replayed."
 
@@ -237,7 +237,7 @@ class Recorded:
         self.graph.replay()
         return self.out.clone()
 
-
+# %% ../nbs/33_train.ipynb #ed6e1fb4
 class GraphedStep(Step):
     "The same step, recorded once and replayed for fold after fold."
 
@@ -272,7 +272,7 @@ class GraphedStep(Step):
 
     def slots(self, count: int) -> int: return self.train.batch  # one shape, recorded once
 
-
+# %% ../nbs/33_train.ipynb #033efe37
 def make_step(
     model: ModelConfig, bank: Bank, fold: Fold, train: TrainConfig,
     engine: str = "eager",  # or "graph" (recorded), or "compile" (and recorded, on a GPU)
