@@ -321,15 +321,15 @@ def verify(folder: Path) -> Verdict:
     for name, make in (TABLES | EXTRA).items():
         file = Path(folder) / f"{name}.csv"
         if name in EXTRA and not file.exists(): continue
-        state = "missing"
+        fine, state = False, "missing"
         try:
             again = make(study).to_csv(index=False, lineterminator="\n")
             if file.exists():
-                same = again == file.read_text(encoding="utf-8")
-                state = "same" if same else "differs from what the folds give"
-        except NotInCorpus as reason: state = f"not made: {reason}"
+                fine = again == file.read_text(encoding="utf-8")
+                state = "same" if fine else "differs from what the folds give"
+        except NotInCorpus as reason: fine, state = not file.exists(), f"not made: {reason}"
         except FileNotFoundError as reason:  # a fold
             if file.exists(): state = f"cannot be checked: {reason}"
         lines.append(f"{name}: {state}")
-        ok = ok and (state == "same" or state.startswith("not made") and not file.exists())
+        ok = ok and fine
     return Verdict(Path(folder), tuple(lines), ok)
