@@ -3,6 +3,7 @@
 BIN := .venv/bin
 PY := $(BIN)/python
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+SKIP := $(if $(filter Linux,$(shell uname)),,--skip_file_re '^[_.]|^19_')  # Triton is for Linux
 
 .PHONY: help env dev paper test test-slow lab docs bench publish export clean-notebooks
 
@@ -21,7 +22,7 @@ paper: env
 test: dev
 	@$(PY) tests/guards.py
 	@$(BIN)/ruff check --quiet .
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0 --do_print
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0 --do_print $(SKIP)
 	@$(PY) -m pytest -m "not slow" --durations=10
 
 test-slow: dev

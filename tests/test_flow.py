@@ -295,6 +295,24 @@ def test_all_at_once_is_one_by_one(setting):
     assert (together[2] == 0).all()
 
 
+@pytest.mark.parametrize("arch", [75, 80, 90, 100])  # from Turing to Blackwell
+def test_the_gpu_kernels_compile_where_there_is_no_gpu(arch):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mfdan import flow_gpu
+
+    scalars = {"h": "i32", "w": "i32", "bound": "fp32", "theta": "fp32", "rate": "fp32"}
+    for kernel in (flow_gpu.step_flow, flow_gpu.step_dual, flow_gpu.filter_planes):
+        *names, last = kernel.arg_names
+        types = {name: scalars.get(name, "*fp32") for name in names} | {last: "constexpr"}
+        source = ASTSource(kernel, types, {(len(names),): flow_gpu.BLOCK})
+        made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 4})
+        assert f".target sm_{arch}" in made.asm["ptx"]
+        assert ".local" not in made.asm["ptx"]  # no array that registers cannot hold
+
+
 @pytest.mark.parametrize("shift", [(2.5, 0), (-2.5, 0), (0, 2.5), (0, -2.5)])
 def test_replication_is_nearer_to_the_truth_at_the_rim_than_zeros(shift):
     true = affine((0, 0, 0, 0), shift)
