@@ -16,6 +16,7 @@ from torch import Tensor
 # %% ../nbs/19_flow_gpu.ipynb #c486e3a5
 @triton.jit
 def step_flow(u, dual, g, rho, inverse, active, change, h, w, bound, theta, BLOCK: tl.constexpr):
+    "u in place, and the sum of its squared changes, block by block."
     tile, pair, n = tl.program_id(0), tl.program_id(1).to(tl.int64), h * w
     if tl.load(active + pair) > 0:
         at = tile * BLOCK + tl.arange(0, BLOCK)
@@ -39,6 +40,7 @@ def step_flow(u, dual, g, rho, inverse, active, change, h, w, bound, theta, BLOC
 # %% ../nbs/19_flow_gpu.ipynb #a7ba400a
 @triton.jit
 def step_dual(u, dual, active, h, w, rate, BLOCK: tl.constexpr):
+    "The dual variables in place, from the new u."
     tile, pair, n = tl.program_id(0), tl.program_id(1).to(tl.int64), h * w
     if tl.load(active + pair) > 0:
         at = tile * BLOCK + tl.arange(0, BLOCK)
@@ -90,6 +92,7 @@ def order(a, b): return tl.minimum(a, b), tl.maximum(a, b)
 
 @triton.jit
 def sort5(a, b, c, d, e):
+    "Five values in order."
     a, b = order(a, b)
     d, e = order(d, e)
     c, e = order(c, e)
@@ -104,6 +107,7 @@ def sort5(a, b, c, d, e):
 
 @triton.jit
 def median_of_sorted(v, w, x, y, z):
+    "The median of five sorted columns."
     _, _, _, a0, b0 = sort5(v[0], w[0], x[0], y[0], z[0])
     _, _, a1, b1, c1 = sort5(v[1], w[1], x[1], y[1], z[1])
     _, a2, b2, c2, _ = sort5(v[2], w[2], x[2], y[2], z[2])
@@ -118,6 +122,7 @@ def median_of_sorted(v, w, x, y, z):
 # %% ../nbs/19_flow_gpu.ipynb #e1ba8df6
 @triton.jit
 def column5(x, at, shift, h, w, inside):
+    "A column of five about every pixel, sorted; the rim is replicated."
     row, column = at // w, tl.minimum(tl.maximum(at % w + shift, 0), w - 1)
     return sort5(tl.load(x + tl.maximum(row - 2, 0) * w + column, inside),
                  tl.load(x + tl.maximum(row - 1, 0) * w + column, inside),
@@ -128,6 +133,7 @@ def column5(x, at, shift, h, w, inside):
 
 @triton.jit
 def filter_planes(u, out, active, h, w, BLOCK: tl.constexpr):
+    "The median of the planes of pairs that go on, a copy of the others."
     tile, plane, n = tl.program_id(0), tl.program_id(1).to(tl.int64), h * w
     at, x = tile * BLOCK + tl.arange(0, BLOCK), u + plane * n
     inside = at < n
