@@ -106,7 +106,8 @@ def exported_names() -> dict[str, str]:
         for name in names:
             short = name.removeprefix(module + ".")
             if "." in short: continue
-            for nb in NBS.glob(f"*_{module.split('.')[-1]}.ipynb"): found[short] = nb.name
+            nb = next(NBS.glob(f"[0-9]*_{module.split('.')[-1]}.ipynb"))
+            found.setdefault(short, nb.name)  # a GPU's version of a function bears its name
     return found
 
 
@@ -124,6 +125,10 @@ def main() -> None:
     for path in sorted((NBS / "paper").glob("*.ipynb")):
         nbformat.write(page(path, EXECUTED / path.name, {}), WORK / "paper" / path.name)
         paper.append(f"paper/{path.stem}")
+    (WORK / "paper_figures/gpu").mkdir(parents=True)
+    for path in (ROOT / "paper_figures/gpu").glob("*.ipynb"):
+        nbformat.write(page(path, Path("-"), {}), WORK / "paper_figures/gpu" / path.name)
+        paper.append(f"Measured on an {path.stem.upper()} <paper_figures/gpu/{path.stem}>")
     if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
     shutil.copytree(ROOT / "paper_figures/synthetic", WORK / "paper_figures/synthetic",
                     ignore=shutil.ignore_patterns("*.html", "*.md", "*.tex"))
@@ -137,8 +142,8 @@ def main() -> None:
     (WORK / "index.ipynb").write_text(json.dumps(index), encoding="utf-8")
     (WORK / "conf.py").write_text(CONF, encoding="utf-8")
     sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto"]
-    subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True)
-    shutil.rmtree(ROOT / "jupyter_execute", ignore_errors=True)  # a by-product of myst-nb
+    try: subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True)
+    finally: shutil.rmtree(ROOT / "jupyter_execute", ignore_errors=True)  # myst-nb's by-product
     print(SITE / "index.html")
 
 
