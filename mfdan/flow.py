@@ -352,7 +352,10 @@ def inner_loop(
 ) -> tuple[Callable, Callable]:
     "The two functions that a warp consists of: `iterate` and `smooth`."
     if not fuse: return iterate, smooth
-    from mfdan import flow_gpu  # needs Triton
+    if find_spec("triton") is None:
+        raise ImportError("fuse=True needs Triton, which comes with torch for CUDA on Linux; "
+                          "without `fuse` the same is computed in torch")
+    from mfdan import flow_gpu
 
     return flow_gpu.iterate, flow_gpu.smooth
 

@@ -313,6 +313,12 @@ def test_the_gpu_kernels_compile_where_there_is_no_gpu(arch):
         assert ".local" not in made.asm["ptx"]  # no array that registers cannot hold
 
 
+def test_kernels_without_triton_are_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("mfdan.flow.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="Triton, which comes with torch for CUDA on Linux"):
+        tvl1(*moved(affine((0, 0, 0, 0))), "torch", fuse=True)
+
+
 @pytest.mark.parametrize("shift", [(2.5, 0), (-2.5, 0), (0, 2.5), (0, -2.5)])
 def test_replication_is_nearer_to_the_truth_at_the_rim_than_zeros(shift):
     true = affine((0, 0, 0, 0), shift)
