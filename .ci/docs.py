@@ -126,7 +126,7 @@ def main() -> None:
         nbformat.write(page(path, EXECUTED / path.name, {}), WORK / "paper" / path.name)
         paper.append(f"paper/{path.stem}")
     (WORK / "paper_figures/gpu").mkdir(parents=True)
-    for path in (ROOT / "paper_figures/gpu").glob("*.ipynb"):
+    for path in sorted((ROOT / "paper_figures/gpu").glob("*.ipynb")):
         nbformat.write(page(path, Path("-"), {}), WORK / "paper_figures/gpu" / path.name)
         paper.append(f"Measured on an {path.stem.upper()} <paper_figures/gpu/{path.stem}>")
     if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
