@@ -277,8 +277,7 @@ class Pair:
         self.g, self.gx, self.gy = g, *(inverse * g)
         self.rho = (inverse * rho)[0]
 
-    def smooth(self):
-        self.u.copy_(median5(self.u.view(self.shape)).flatten())
+    def smooth(self): self.u.copy_(median5(self.u.view(self.shape)).flatten())
 
     def step(self) -> float:  # the sum of the squared changes of u
         "One iteration, as `iterate`."
@@ -298,8 +297,7 @@ class Pair:
         k, new, dx, dy, w = self.scheme.tau / self.scheme.theta, self.new, self.dx, self.dy, self.w
         torch.sub(new[1:], new[:-1], out=dx[:-1])
         torch.sub(new[w:], new[:-w], out=dy[:-w])
-        dx.view(self.shape)[..., -1] = 0
-        dy.view(self.shape)[:, -1] = 0
+        dx.view(self.shape)[..., -1] = 0; dy.view(self.shape)[:, -1] = 0
         length = torch.mul(dx, dx, out=self.length).addcmul_(dy, dy).sqrt_().mul_(k).add_(1)
         self.px[1:].add_(dx, alpha=self.scheme.tau).div_(length)
         self.py[w:].add_(dy, alpha=self.scheme.tau).div_(length)
@@ -359,7 +357,7 @@ def inner_loop(
 
     return flow_gpu.iterate, flow_gpu.smooth
 
-
+# %% ../nbs/11_flow.ipynb #6d75b113
 def solve_warp(u, dual, data, scheme, fuse=False):
     "All iterations of one warp for a batch; returns u, dual, and what each pair took."
     step, filtered = inner_loop(fuse)

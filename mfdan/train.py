@@ -154,7 +154,6 @@ def fold_seed(seed: int, held_out: str) -> int:
 # %% ../nbs/33_train.ipynb #64fd2452
 class Step:
     "What is executed again and again: a step of training, and a look at some clips."
-
     def __init__(self, network: nn.Module, bank: Bank, fold: Fold, train: TrainConfig,
                  compiled: bool = False):
         self.network, self.bank, self.train = network, bank, train
@@ -195,8 +194,7 @@ class Step:
         self.optimizer.step()
         return loss
 
-    def slots(self, count: int) -> int:
-        "Of how many clips the batches are in which `count` clips are looked at."
+    def slots(self, count: int) -> int:  # clips in each of the batches that show `count` clips
         return -(-count // -(-count // self.train.batch))
 
 # %% ../nbs/33_train.ipynb #564ab36c
