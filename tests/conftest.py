@@ -1,8 +1,8 @@
 """What several test files share."""
 import pytest
 
-from mfdan.config import RunConfig
-from mfdan.reproduce import reproduce
+from mfdan.core.config import RunConfig
+from mfdan.results.reproduce import reproduce
 
 ROAD = ("what_counts", "table_2", "table_3", "figure_5")  # a few notebooks of `make paper`
 

@@ -9,8 +9,8 @@ import nbformat
 import pytest
 from browser import Page, needs_browser, wait_for
 
-from mfdan.config import project_root
-from mfdan.reproduce import notebook_folder
+from mfdan.core.files import project_root
+from mfdan.results.reproduce import notebook_folder
 
 BROKEN = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
 WIDE = """[...document.querySelectorAll('body *')].filter(e => {

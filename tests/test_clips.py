@@ -6,21 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfdan.clips import (
-    EMOTIONS,
-    PROTOCOLS,
-    check_counts,
-    classes_of,
-    expected_counts,
-    frame_path,
-    in_scope,
-    make_table,
-    membership_hash,
-    middle_frame,
-    nearest_frame,
-    with_labels,
-)
-from mfdan.config import DATABASES
+from mfdan.data.clips import EMOTIONS, frame_path, make_table, middle_frame, nearest_frame
+from mfdan.data.protocols import (
+    PROTOCOLS, check_counts, classes_of, expected_counts, in_scope, membership_hash,
+    with_labels)
+from mfdan.core.config import DATABASES
 
 
 @st.composite

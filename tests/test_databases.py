@@ -13,8 +13,11 @@ import pytest
 from layouts import Made, few, unlink
 from PIL import Image
 
-from mfdan.clips import check_counts, expected_counts, membership_hash, with_labels
-from mfdan.databases import LEFT_OUT, NOTED, ImageError, check_root, read_image, read_root
+from mfdan.data.protocols import check_counts, expected_counts, membership_hash, with_labels
+from mfdan.data.check import check_root
+from mfdan.data.images import ImageError, read_image
+from mfdan.data.problems import LEFT_OUT, NOTED
+from mfdan.data.root import read_root
 
 EXPECTED = {  # the clips of `few`, as every sound copy must give them
     "CASME II/sub01/EP02_01f": ("happiness", 46, 48, 50, "annotation"),
@@ -581,10 +584,10 @@ def test_the_counted_work_is_that_of_the_networks(profile):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mfdan.config import PROFILES
-    from mfdan.databases import WORK
-    from mfdan.magnet import magnify_bank
-    from mfdan.model import MFDAN
+    from mfdan.core.config import PROFILES
+    from mfdan.data.effort import WORK
+    from mfdan.pixels.magnet import magnify_bank
+    from mfdan.network.mfdan import MFDAN
     prepare, model, _ = PROFILES[profile]
     image = torch.zeros(1, 3, prepare.size, prepare.size)
     with FlopCounterMode(display=False) as training: MFDAN(model)(image, image).sum().backward()
@@ -597,8 +600,8 @@ def test_the_counted_work_is_that_of_the_networks(profile):
 def test_the_counted_runs_are_those_of_the_tables():
     from collections import Counter
 
-    from mfdan.databases import RUNS
-    from mfdan.variants import paper_runs
+    from mfdan.data.effort import RUNS
+    from mfdan.results.runs import paper_runs
     runs = {row.run.name: row.scope for rows in paper_runs("paper", 1).values() for row in rows}
     assert RUNS == Counter(runs.values())
 

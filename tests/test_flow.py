@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfdan.config import FlowConfig
-from mfdan.flow import Scheme, flow_image, resize_flow, strain, tvl1
+from mfdan.core.config import FlowConfig
+from mfdan.pixels.flow import flow_image, resize_flow, tvl1
+from mfdan.pixels.strain import strain
+from mfdan.pixels.tvl1 import Scheme
 
 SIDE, RIM = 64, 10
 BACKENDS = ("opencv", "torch")
@@ -301,7 +303,7 @@ def test_the_gpu_kernels_compile_where_there_is_no_gpu(arch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mfdan import flow_gpu
+    from mfdan.pixels import flow_gpu
 
     scalars = {"h": "i32", "w": "i32", "bound": "fp32", "theta": "fp32", "rate": "fp32"}
     for kernel in (flow_gpu.step_flow, flow_gpu.step_dual, flow_gpu.filter_planes):
@@ -314,7 +316,7 @@ def test_the_gpu_kernels_compile_where_there_is_no_gpu(arch):
 
 
 def test_kernels_without_triton_are_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr("mfdan.flow.find_spec", lambda name: None)
+    monkeypatch.setattr("mfdan.pixels.flow.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="Triton, which comes with torch for CUDA on Linux"):
         tvl1(*moved(affine((0, 0, 0, 0))), "torch", fuse=True)
 

@@ -90,7 +90,7 @@ import importlib, pathlib, sys
 import mfdan
 assert pathlib.Path(mfdan.__file__).is_relative_to({site!r}), mfdan.__file__
 for name in {modules!r}: importlib.import_module("mfdan." + name)
-from mfdan.config import asset
+from mfdan.core.files import asset
 for name in {assets!r}: assert asset(name).stat().st_size > 0
 """
 

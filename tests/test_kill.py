@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mfdan.config import PROFILES, RunConfig
-from mfdan.databases import read_root
-from mfdan.loso import Run, load_predictions, run_loso
-from mfdan.prepare import prepare
-from mfdan.prepared import load_prepared, planted, save_prepared
-from mfdan.reproduce import reproduce
-from mfdan.synth import list_clips, write_annotations, write_clip
+from mfdan.core.config import PROFILES, RunConfig
+from mfdan.data.root import read_root
+from mfdan.training.loso import load_predictions, run_loso
+from mfdan.training.plan import Run
+from mfdan.pixels.prepare import prepare
+from mfdan.data.planted import planted
+from mfdan.data.prepared import load_prepared, save_prepared
+from mfdan.results.reproduce import reproduce
+from mfdan.corpus.write import list_clips, write_annotations, write_clip
 
 KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
 SETTINGS = replace(PROFILES["quick"][0], factors=(1, 4))

@@ -15,25 +15,23 @@ import pytest
 import torch
 
 from mfdan import loso, train
-from mfdan.clips import classes_of
-from mfdan.config import DATABASES, ModelConfig, TrainConfig
-from mfdan.loso import (
-    LeakError,
-    Run,
-    audit,
-    fold_key,
-    keep_fold,
-    load_folds,
-    load_predictions,
-    plan,
-    read_fold,
-    run_loso,
-)
-from mfdan.methods import build
-from mfdan.metrics import bootstrap_interval, confusion, uf1
-from mfdan.prepared import planted, save_prepared
-from mfdan.train import Checkpoint, FoldError, Step, train_fold
-from mfdan.variants import choice_runs, inner_choice, oracle
+from mfdan.data.protocols import classes_of
+from mfdan.core.config import DATABASES, ModelConfig, TrainConfig
+from mfdan.training.audit import LeakError, audit
+from mfdan.training.loso import load_folds, load_predictions, run_loso
+from mfdan.training.plan import Run, fold_key, plan
+from mfdan.training.store import keep_fold, read_fold
+from mfdan.zoo.contract import build
+from mfdan.scores.intervals import bootstrap_interval
+from mfdan.scores.metrics import confusion, uf1
+from mfdan.data.planted import planted
+from mfdan.data.prepared import save_prepared
+from mfdan.training.bank import FoldError
+from mfdan.training.checkpoint import Checkpoint
+from mfdan.training.fold import train_fold
+from mfdan.training.step import Step
+from mfdan.scores.choice import choice_runs, inner_choice
+from mfdan.scores.oracle import oracle
 
 CLASSES = classes_of("megc2019", "composite")
 TINY = ModelConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
@@ -216,7 +214,7 @@ def half(number):
 
 if moment == "half written": train.os.fsync = half
 else: train.os.replace = stall
-from mfdan.prepared import load_prepared
+from mfdan.data.prepared import load_prepared
 test_loso.go(load_prepared({data!r}), Path({store!r}))
 """
 

@@ -9,28 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfdan import magnet_train
-from mfdan.config import asset
-from mfdan.magnet import (
-    MagNet,
-    from_port,
-    load_magnet,
-    magnify,
-    magnify_bank,
-    magnify_linear,
-    port_key,
-)
-from mfdan.magnet_eval import texture_pairs
-from mfdan.magnet_train import (
-    MagnetTrainConfig,
-    SceneConfig,
-    draw_field,
-    draw_quadruplet,
-    make_bank,
-    origin,
-    pixel_grid,
-    ship_weights,
-    train_magnet,
-)
+from mfdan.core.files import asset
+from mfdan.pixels.magnet import (
+    MagNet, from_port, load_magnet, magnify, magnify_bank, magnify_linear, port_key)
+from mfdan.bench.magnet_eval import texture_pairs
+from mfdan.bench.magnet_train import MagnetTrainConfig, ship_weights, train_magnet
+from mfdan.bench.scenes import (
+    SceneConfig, draw_field, draw_quadruplet, make_bank, origin, pixel_grid)
 
 SHARED = Path(__file__).parents[2] / "shared" / "magnet"
 

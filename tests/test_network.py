@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.linalg import norm
 
-from mfdan import flow_attention
-from mfdan.config import PROFILES, READINGS, ModelConfig
-from mfdan.dropkey import drop_keys
-from mfdan.losses import focal
-from mfdan.methods import build
-from mfdan.model import geometry, make_block
-from mfdan.windows import from_windows, shift_mask, to_windows
+from mfdan.network import attention as flow_attention
+from mfdan.core.config import PROFILES, READINGS, ModelConfig
+from mfdan.network.dropkey import drop_keys
+from mfdan.training.losses import focal
+from mfdan.zoo.contract import build
+from mfdan.network.mfdan import geometry, make_block
+from mfdan.network.windows import from_windows, shift_mask, to_windows
 
 PAPER, QUICK = PROFILES["paper"][1], PROFILES["quick"][1]
 SETTINGS = {**{name: PAPER.reading(name) for name in READINGS},
@@ -253,7 +253,7 @@ def test_parameters_are_those_of_the_paper_counted_by_hand(name):
 def learn(config, device, steps, size):
     "The focal loss of one fixed batch after each step of Adan."
     torch.manual_seed(0)
-    from mfdan.adan import Adan
+    from mfdan.training.adan import Adan
     network = build(replace(config, dropkey=0.0)).to(device).train()
     image, flow = batch(config, size).to(device)
     target = torch.arange(size, device=device) % 3

@@ -10,8 +10,8 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from mfdan.gradcam import grad_cam
-from mfdan.reproduce import notebook_folder
+from mfdan.results.gradcam import grad_cam
+from mfdan.results.reproduce import notebook_folder
 
 NOTEBOOKS = sorted(notebook_folder().glob("*.ipynb"))
 

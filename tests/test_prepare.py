@@ -17,13 +17,14 @@ from PIL import Image
 from skimage.data import astronaut
 
 from mfdan import prepare as room
-from mfdan.align import fit_alignment, warp
-from mfdan.clips import make_table
-from mfdan.config import AlignConfig, FlowConfig, PrepareConfig
-from mfdan.databases import read_image
-from mfdan.flow import resize_flow, strain, tvl1
-from mfdan.prepare import prepare
-from mfdan.prepared import load_prepared, read_problems
+from mfdan.pixels.align import fit_alignment, warp
+from mfdan.data.clips import make_table
+from mfdan.core.config import AlignConfig, FlowConfig, PrepareConfig
+from mfdan.data.images import read_image
+from mfdan.pixels.flow import resize_flow, tvl1
+from mfdan.pixels.strain import strain
+from mfdan.pixels.prepare import prepare
+from mfdan.data.prepared import load_prepared, read_problems
 
 PORTRAIT = np.ascontiguousarray(astronaut()[:260, 80:360])
 QUICK = PrepareConfig(size=28, factors=(0, 1), magnifier="linear",

@@ -11,11 +11,12 @@ import pytest
 from conftest import ROAD
 from matplotlib.pyplot import imread
 
-from mfdan.config import RunConfig
-from mfdan.loso import fold_key, load_predictions, plan
-from mfdan.reproduce import notebook_folder, publish, reproduce, up_to_date
-from mfdan.study import NotInCorpus, Study
-from mfdan.tables import verify
+from mfdan.core.config import RunConfig
+from mfdan.training.loso import load_predictions
+from mfdan.training.plan import fold_key, plan
+from mfdan.results.reproduce import notebook_folder, publish, reproduce, up_to_date
+from mfdan.results.study import NotInCorpus, Study
+from mfdan.results.tables import verify
 
 
 def test_the_report_holds_what_was_asked_for_and_names_the_rest(road):
@@ -141,7 +142,7 @@ def test_a_notebook_that_fails_costs_no_other(road, tmp_path, monkeypatch):
     nb = nbformat.read(broken / "table_1.ipynb", as_version=4)
     nb.cells[-1].source = "1 / 0"
     nbformat.write(nb, broken / "table_1.ipynb")
-    monkeypatch.setattr("mfdan.reproduce.notebook_folder", lambda: broken)
+    monkeypatch.setattr("mfdan.results.reproduce.notebook_folder", lambda: broken)
     with pytest.raises(RuntimeError, match="table_1.ipynb, ZeroDivisionError: division by zero"):
         reproduce(run, only=["table_1", "table_2"])
     text = (run.folder / "report.html").read_text()

@@ -4,23 +4,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mfdan.align import find_landmarks
-from mfdan.clips import check_counts, expected_counts
-from mfdan.databases import read_root
-from mfdan.flow import grey, tvl1
-from mfdan.synth import (
-    CODED,
-    LOOKS,
-    Clip,
-    backwards,
-    film,
-    list_clips,
-    motion,
-    move,
-    read_truth,
-    render,
-    write_corpus,
-)
+from mfdan.pixels.align import find_landmarks
+from mfdan.data.protocols import check_counts, expected_counts
+from mfdan.data.root import read_root
+from mfdan.pixels.flow import grey, tvl1
+from mfdan.corpus.film import LOOKS, Clip, backwards, film, motion, move, render
+from mfdan.corpus.write import CODED, list_clips, read_truth, write_corpus
 
 SUBJECTS = list({(c.database, c.subject): c for c in list_clips("full", 0)}.values())
 
