@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
+from ..core.files import stable_hash
+
 # %% ../../nbs/data/12_prepared.ipynb #3e193d5a
 MATRIX = ("a00", "a01", "a02", "a10", "a11", "a12")  # original pixel -> stored pixel, row by row
 
@@ -49,6 +51,11 @@ class Prepared:
 
     @property
     def size(self) -> int: return self.meta["size"]
+
+    def key_of(self, arrays: tuple[str, ...]) -> str:
+        "What decides the content of some arrays; others may come and go beside them."
+        keys = self.meta.get("keys", {})
+        return stable_hash([keys.get(name, self.key) for name in sorted(arrays)], 24)
 
 # %% ../../nbs/data/12_prepared.ipynb #65d640bc
 def read_clips(

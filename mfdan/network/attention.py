@@ -90,7 +90,7 @@ class FlowDrivenAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, window: int, dropkey: float = 0.3,
                  flow: bool = True, bias: str = "shared", mask: str = "shared",
-                 drop: str = "score"):  # the fields of `ModelConfig` of the same names
+                 drop: str = "score"):  # the fields of `MFDANConfig` of the same names
         super().__init__()
         within("dropkey", dropkey, 0, 1)
         if width % heads:

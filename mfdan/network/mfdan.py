@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.config import ModelConfig
 from .attention import FlowDrivenAttention
+from .settings import MFDANConfig
 from .sssn import SSSN
 from .windows import from_windows, shift_mask, to_windows
 
@@ -70,7 +70,7 @@ class FlowDrivenLayer(nn.Module):
         return self.norm2(self.mlp(z)) + z
 
 # %% ../../nbs/network/04_mfdan.ipynb #09ca9561
-def make_block(config: ModelConfig, width: int, heads: int, size: int) -> nn.ModuleList:
+def make_block(config: MFDANConfig, width: int, heads: int, size: int) -> nn.ModuleList:
     "A W-Driven and an SW-Driven layer; no shift where the map is one window."
     shift = config.window // 2 if size > config.window else 0
 
@@ -82,7 +82,7 @@ def make_block(config: ModelConfig, width: int, heads: int, size: int) -> nn.Mod
     return nn.ModuleList([layer(0), layer(shift)])
 
 # %% ../../nbs/network/04_mfdan.ipynb #a8825cd9
-def geometry(config: ModelConfig) -> list[tuple[int, int]]:
+def geometry(config: MFDANConfig) -> list[tuple[int, int]]:
     "(side of the map, width) at block 1 and after each merging."
     count = 1 if config.merging == "one" else config.mergings
     unit = config.patch * config.window << count
@@ -100,7 +100,8 @@ def geometry(config: ModelConfig) -> list[tuple[int, int]]:
 class MFDAN(nn.Module):
     "Multi-level flow-driven attention network (Fig. 2)."
 
-    def __init__(self, config: ModelConfig = ModelConfig()):  # noqa: B008  (frozen)
+    def __init__(self, config: MFDANConfig = MFDANConfig(),  # noqa: B008  (frozen)
+                 classes: int = 3):  # Table II
         super().__init__()
         self.config, steps = config, geometry(config)
         (size1, width1), (size2, width2) = steps[0], steps[-1]
@@ -114,7 +115,7 @@ class MFDAN(nn.Module):
         self.flow_merge = nn.Sequential(*(PatchMerging(a, b) for a, b in widths)) if flow else None
         self.block2 = make_block(config, width2, config.heads[1], size2)
         self.sssn = SSSN(config.image_size, width1, 2 * width1)
-        self.head = nn.Linear(width2 + 2 * width1, config.classes)
+        self.head = nn.Linear(width2 + 2 * width1, classes)
 
     @property
     def explained_layer(self) -> nn.Module: return self.block2[-1].norm2
