@@ -13,7 +13,7 @@ LONGEST = 350  # lines of a module
 
 WRITER, ASKER = "mfdan.core.files", "mfdan.core.provenance"
 WRITES = {"fsync", "mkdtemp", "mkstemp", "NamedTemporaryFile", "os.replace", "os.rename",
-          "shutil.move"}
+          "shutil.move", ".write_text", ".write_bytes"}
 ASKS = {"importlib.metadata", "platform"}
 TWINS = {  # public names that two modules may share, and why
     "main": "entry points of commands",
@@ -150,7 +150,9 @@ def writes(node: ast.AST) -> str | None:
                      or a.name in WRITES), None)
     if not isinstance(node, ast.Call): return None
     name = ast.unparse(node.func)
-    if name in WRITES or name.rpartition(".")[2] in WRITES: return name
+    last = name.rpartition(".")[2]
+    if {name, last} & WRITES: return name
+    if f".{last}" in WRITES and last != name: return f".{last}"
     # Path.rename(other), Path.replace(other); pandas and str have methods of these names as well
     method = isinstance(node.func, ast.Attribute) and node.func.attr
     if method not in ("rename", "replace") or len(node.args) != 1 or node.keywords: return None

@@ -194,6 +194,8 @@ def test_a_heavy_import_inside_a_function_passes(house):
     ("shutil.move(a, b)", "shutil.move: only mfdan.core.files"),
     ("path.rename(other)", ".rename: only mfdan.core.files"),
     ("Path('.part').replace(other)", ".replace: only mfdan.core.files"),
+    ("(folder / name).write_text('1')", ".write_text: only mfdan.core.files"),
+    ("path.write_bytes(b'1')", ".write_bytes: only mfdan.core.files"),
     ("os.fsync(f.fileno())", "os.fsync: only mfdan.core.files"),
     ("tempfile.mkdtemp()", "tempfile.mkdtemp: only mfdan.core.files"),
     ("tempfile.NamedTemporaryFile()", "tempfile.NamedTemporaryFile: only mfdan.core.files"),
