@@ -191,6 +191,26 @@ def plain_lines(root: Path) -> list[str]:
             for where, text in texts for node in crowded(text)]
 
 
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]*[./][^)#\s]*)[^)]*\)")
+
+
+def links(root: Path) -> list[str]:
+    "A link leads somewhere; where a notebook got another number, its new name is said."
+    texts = [(path, path.read_text(encoding="utf-8")) for path in sorted(root.glob("*.md"))]
+    texts += [(path, "\n".join(map(source, cells(path, "markdown"))))
+              for path in house.notebooks(root)]
+    found = []
+    for path, text in texts:
+        for target in LINK.findall(text):
+            goal = (path.parent / target).resolve()
+            if goal.exists(): continue
+            likely = sorted(goal.parent.glob(re.sub(r"^\d+_", "[0-9]*_", goal.name)))
+            advice = f"{likely[0].name} is" if likely else "mend the link"
+            found.append(f"{path.relative_to(root)}: links to {target}, which is not there; "
+                         f"{advice}")
+    return found
+
+
 def readme(root: Path) -> list[str]:
     "README.md is made from the index notebook."
     if not (root / "nbs/index.ipynb").exists(): return []
@@ -201,7 +221,7 @@ def readme(root: Path) -> list[str]:
 
 
 GUARDS = (places, paper_notebooks, drift, *guards_of_modules.GUARDS, tested, pages, plain_lines,
-          readme)
+          links, readme)
 
 
 def main(root: Path = ROOT) -> int:

@@ -39,8 +39,8 @@ def write(path, text):
 def sound(tmp_path_factory):
     "The real settings, a module in each of two rooms, one paper notebook."
     root = tmp_path_factory.mktemp("sound")
-    for name in ("settings.ini", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, root / name)
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT / name, root / name)
+    write(root / "README.md", "")
     write(root / NETWORK, component("network.windows", "def one(): return 1"))
     write(root / LOSSES, component("training.losses", "def loss(): return 0"))
     tagged = {"source": ["seed: int = 0"], "metadata": {"tags": ["parameters"]}}
@@ -286,6 +286,19 @@ def test_crowded_lines_are_found(house, plant, says):
 def test_a_short_condition_and_a_choice_pass(house):
     write(house / "tests/test_it.py", "if a: b\nc = d if e else f\ntry:\n    g\nfinally: h\n")
     assert guards.plain_lines(house) == []
+
+
+@pytest.mark.parametrize("target, says", [
+    ("network/07_windows.ipynb", "; 00_windows.ipynb is"), ("network/00_doors.ipynb", "; mend the"),
+    ("../LICENSE", "; mend the link"), ("network/", None), ("network/00_windows.ipynb#idea", None),
+    ("https://example.org/a.html", None), ("#below", None), ("../settings.ini", None),
+])
+def test_a_link_to_nothing_is_found(house, target, says):
+    text = notebook({"cell_type": "markdown", "source": [f"[here]({target})"]})
+    write(house / "nbs/index.ipynb", text)
+    found = guards.links(house)
+    said = f"nbs/index.ipynb: links to {target}, which is not there{says}"
+    assert [line[:len(said)] for line in found] == ([said] if says else [])
 
 
 def test_a_readme_that_differs_is_found(house):
