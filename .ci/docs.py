@@ -76,7 +76,7 @@ def api(module: str) -> str:
 
 def on_site(path: Path) -> Path | None:
     "Where a file of the repository stands on the site, if it does: nbs/ is the site's root."
-    if path.is_relative_to(NBS): return path.relative_to(NBS)
+    if path.is_relative_to(NBS) and path.is_file(): return path.relative_to(NBS)
     name = path.relative_to(ROOT)
     shown = {".png", ".svg", ".csv", ".json", ".ipynb"} if name.parts[0] == "paper_figures" else {}
     return name if path.suffix in shown or name.stem in PROJECT else None
