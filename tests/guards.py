@@ -192,22 +192,25 @@ def plain_lines(root: Path) -> list[str]:
 
 
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]*[./][^)#\s]*)[^)]*\)")
+NAMED = re.compile(r"[`\[](\d\d_\w+)[`\]]")  # a notebook named in a text
 
 
 def links(root: Path) -> list[str]:
-    "A link leads somewhere; where a notebook got another number, its new name is said."
+    "A link, and a notebook's name, lead somewhere; where the number is another, it is said."
     texts = [(path, path.read_text(encoding="utf-8")) for path in sorted(root.glob("*.md"))]
     texts += [(path, "\n".join(map(source, cells(path, "markdown"))))
               for path in house.notebooks(root)]
+    stems = {path.stem[3:]: path.stem for path in house.notebooks(root) if path.stem[:2].isdigit()}
     found = []
     for path, text in texts:
-        for target in LINK.findall(text):
-            goal = (path.parent / target).resolve()
-            if goal.exists(): continue
-            likely = sorted(goal.parent.glob(re.sub(r"^\d+_", "[0-9]*_", goal.name)))
-            advice = f"{likely[0].name} is" if likely else "mend the link"
-            found.append(f"{path.relative_to(root)}: links to {target}, which is not there; "
-                         f"{advice}")
+        broken = [(f"links to {target}, which", Path(target).stem) for target in LINK.findall(text)
+                  if not (path.parent / target).resolve().exists()]
+        broken += [(f"names {name}, which", name) for name in set(NAMED.findall(text))
+                   if name not in stems.values()]
+        for what, name in sorted(broken):
+            now = stems.get(name[3:])
+            found.append(f"{path.relative_to(root)}: {what} is not there; "
+                         f"{f'it is {now} now' if now else 'mend it'}")
     return found
 
 
