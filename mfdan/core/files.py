@@ -21,9 +21,6 @@ from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from numpy import ndarray
-
 # %% ../../nbs/core/00_files.ipynb #b74cb384
 def stable_hash(
     thing,  # a dataclass, or anything that JSON can hold
@@ -99,15 +96,17 @@ def write_atomic(
     force(path.parent)
 
 # %% ../../nbs/core/00_files.ipynb #98ebc9ef
-def write_part(file: Path, arrays: dict[str, ndarray]) -> None:
+def write_part(file: Path, arrays: dict) -> None:  # name -> numpy array
     "Write named arrays, whole or not at all."
+    import numpy as np  # here, so that `mfdan --help` need not wait for it
     buffer = BytesIO()
     np.savez(buffer, **arrays)
     write_atomic(file, buffer.getvalue())
 
 
-def read_part(file: Path) -> dict[str, ndarray]:
+def read_part(file: Path) -> dict:  # name -> numpy array
     "Read what `write_part` wrote."
+    import numpy as np
     try:
         with np.load(file, allow_pickle=False) as part: return dict(part)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -193,7 +193,7 @@ def show_masks(
         figure.legend(handles=key, loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
-# %% ../../nbs/core/04_show.ipynb #e9f041fd
+# %% ../../nbs/core/04_show.ipynb #643b550d
 def show_heat(
     image,  # as for `show_images`
     heats: Sequence[Float[ndarray, "h w"]],  # not negative; each has its own scale
@@ -209,7 +209,7 @@ def show_heat(
         if not heat.min() >= 0: raise ValueError(f"heat is not negative; this is {heat.min():.3g}")
         if heat.any():
             warm = heat / heat.max()
-            ax.imshow(warm, cmap="turbo", vmin=0, vmax=1, alpha=0.75 * np.sqrt(warm))
+            ax.imshow(warm, cmap="turbo", vmin=0, vmax=1, alpha=0.6 * np.sqrt(warm))
         else: ax.text(0.5, 0.5, nothing, ha="center", va="center", color="w", fontsize=7,
                       transform=ax.transAxes, bbox={"fc": "#000b", "ec": "none"})
     return figure
