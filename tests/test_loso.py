@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mfdan import loso, train
+from mfdan.core import files
 from mfdan.data.protocols import classes_of
 from mfdan.core.config import DATABASES, ModelConfig, TrainConfig
 from mfdan.training.audit import LeakError, audit
@@ -200,8 +201,8 @@ import os, stat, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_loso
-from mfdan import train
-whole, moment = train.os.fsync, {moment!r}
+from mfdan.core import files
+whole, moment = files.os.fsync, {moment!r}
 
 def stall(*_):
     Path({mark!r}).touch()
@@ -212,8 +213,8 @@ def half(number):
     os.ftruncate(number, os.fstat(number).st_size // 2)
     stall()
 
-if moment == "half written": train.os.fsync = half
-else: train.os.replace = stall
+if moment == "half written": files.os.fsync = half
+else: files.os.replace = stall
 from mfdan.data.prepared import load_prepared
 test_loso.go(load_prepared({data!r}), Path({store!r}))
 """
@@ -550,18 +551,19 @@ class Full:
 
 def test_no_disk_for_a_fold(data, calm, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train.os, "fsync", Full(2))
+        patch.setattr(files.os, "fsync", Full(2))
         with pytest.raises(OSError) as error: go(data, tmp_path)
     line = one_line(error.value)
-    assert error.value.errno == errno.ENOSPC and "no disk left below" in line
-    assert "was not kept, finished folds are; free some space and run again" in line
+    assert error.value.errno == errno.ENOSPC and "the disk is full below" in line
+    assert "make room and start again; fold '" in line
+    assert line.endswith("was not kept, finished folds are")
     assert len(list(tmp_path.glob("*.json"))) == 2 and not list(tmp_path.glob(".*"))
     assert go(data, tmp_path).reused == 2
     same_folds(tmp_path, calm, data)
 
 
 def test_no_disk_for_an_unfinished_fold(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.os, "fsync", Full(0))
+    monkeypatch.setattr(files.os, "fsync", Full(0))
     with pytest.raises(OSError) as error: go(data, tmp_path, every=0)
     assert "the unfinished folds were not kept, finished folds are" in one_line(error.value)
 

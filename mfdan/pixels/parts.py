@@ -21,9 +21,8 @@ import torch
 from numpy import ndarray
 
 from ..core.config import PrepareConfig
-from ..core.files import asset, file_digest, read_part, stable_hash, write_part
+from ..core.files import MARKER, asset, file_digest, read_part, stable_hash, write_part
 from ..data.images import ImageError, read_image
-from ..data.root import MARKER
 from .align import Crop, FaceCut, NoFace, TwoFaces, fit_crop, warp, warp_flow
 from .flow import resize_flow, tvl1
 from .magnet import magnify_bank, magnify_linear
@@ -51,7 +50,7 @@ class Job:
 # %% ../../nbs/pixels/06_parts.ipynb #ea9c875d
 def truth_root(
     path: Path,  # a frame
-) -> Path | None:  # the folder above it that holds `mfdan-corpus.json` and `truth`
+) -> Path | None:  # the folder above it that holds the marker and `truth`
     "The root of the embedded corpus to which a frame belongs, if it belongs to one."
     for folder in path.parents:
         if (folder / MARKER).is_file(): return folder if (folder / "truth").is_dir() else None

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..core.config import one_of
-from ..core.files import disk_in_words
+from ..core.files import disk_in_words, sweep
 from ..data.prepared import Prepared
 from .audit import LeakError, audit_fold
 from .bank import clip_power
@@ -147,7 +147,9 @@ def run_loso(
     bar = Progress(store, todo, len(jobs), progress and bool(todo))
     driver = Driver(prepared, {job.key: job for job in todo}, store, summary, bar,
                     clip_power(prepared.flow) if todo else None)
-    with disk_in_words(store), closing(bar):
+    kept = "the unfinished folds were not kept, finished folds are"
+    with disk_in_words(store, kept), closing(bar):
+        for folder in (store, store / "partial"): sweep(folder)
         for problem in filter(None, (states[job.key][1] for job in jobs)): driver.note(problem)
         driver.run(workers, device, backend, scheduler, store / "partial", every, engine)
     summary.seconds = time.monotonic() - start

@@ -25,7 +25,8 @@ def keep_fold(
     store = Path(store)
     record = {"key": key} | record
     body = json.dumps(record | {"digest": stable_hash(record, 64)}, indent=1).encode()
-    with disk_in_words(store, f"fold '{record['scope']} without {record['held_out']}' was"):
+    fold = f"fold '{record['scope']} without {record['held_out']}'"
+    with disk_in_words(store, f"{fold} was not kept, finished folds are"):
         if weights is not None: write_atomic(store / f"{key}.safetensors", weights)
         write_atomic(store / f"{key}.json", body)
     return store / f"{key}.json"
