@@ -322,6 +322,15 @@ def test_a_readme_that_differs_is_found(house):
     check(house, guards.readme, lambda root: None, "README.md: does not agree with nbs/index.ipynb")
 
 
+def test_contributing_says_the_numbers_of_the_guards():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for said in (f"at most {guards.MEDIAN} lines", f"at most {of_modules.LONGEST} lines",
+                 f"at most {guards.SHARE_LARGE:.0%} have more than {guards.LARGE}",
+                 f"at least {guards.SHARE_SEEN:.0%} of the definitions", "more than four in a row"):
+        assert said in text, said
+    assert guards.IN_A_ROW == 4
+
+
 def test_every_guard_has_its_planted_fault():
     "A guard that no test here names would be believed and never seen to fail."
     text = Path(__file__).read_text()
