@@ -178,8 +178,10 @@ def test_a_cluster_falls(data, calm, tmp_path, monkeypatch, victims):
     monkeypatch.setattr(cluster.connect, "__defaults__", (30.0,))
 
     def call():
-        try: return go(data, tmp_path, LONG, backend="dask", scheduler=address, every=0)
-        except ConnectionError as error: return error
+        try:
+            return go(data, tmp_path, LONG, backend="dask", scheduler=address, every=0)
+        except ConnectionError as error:
+            return error
 
     thread, results = in_background(call)
     try:
@@ -193,7 +195,8 @@ def test_a_cluster_falls(data, calm, tmp_path, monkeypatch, victims):
         for process in [head, *hands]:
             if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if victims == "all workers": assert results[0].trained == N, results[0]
+    if victims == "all workers":
+        assert results[0].trained == N, results[0]
     else:
         assert "no Dask scheduler answers" in one_line(results[0])
         assert go(data, tmp_path, LONG).failed == []
@@ -682,15 +685,18 @@ def test_changed_code_is_another_key(data, monkeypatch):
     real = sources.bare_source
     sources.file_source.cache_clear()
     monkeypatch.setattr(sources, "bare_source", lambda text: real(text).replace("0.25", "0.2500"))
-    try: assert fold_key(data, fold, RUN) != key
-    finally: sources.file_source.cache_clear()
+    try:
+        assert fold_key(data, fold, RUN) != key
+    finally:
+        sources.file_source.cache_clear()
 
 
 @pytest.mark.parametrize("change", ["data", "settings"])
 def test_a_change_trains_everything_anew(data, calm, tmp_path, change):
     go(data, tmp_path)
-    if change == "data": made = go(planted(N, 6, 28, signal=3.0, seed=1), tmp_path)
-    else: made = go(data, tmp_path, replace(RUN, train=replace(SHORT, weight_decay=0.03)))
+    other = planted(N, 6, 28, signal=3.0, seed=1) if change == "data" else data
+    run = RUN if change == "data" else replace(RUN, train=replace(SHORT, weight_decay=0.03))
+    made = go(other, tmp_path, run)
     assert (made.trained, made.reused) == (N, 0)
     assert go(data, tmp_path).reused == N  # and the old ones are still there
     same_folds(tmp_path, calm, data)
