@@ -60,8 +60,13 @@ def versions(
     "The version of each package that is there."
     found = {}
     for package in packages:
-        try: found[package] = platform.python_version() if package == "python" else version(package)
-        except PackageNotFoundError: found[package] = None
+        if package == "python":
+            found[package] = platform.python_version()
+            continue
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
     return found
 
 
@@ -79,9 +84,8 @@ def provenance(
     **more,  # prepared key, runs, seconds, ...
 ) -> dict:
     "Where a product comes from."
-    settings = {"prepare": run.prepare, "model": run.model, "train": run.train}
     return {"corpus": run.corpus if run.embedded else "licensed", "profile": run.profile,
-            "settings": {name: asdict(of) for name, of in settings.items()},
+            "prepare": asdict(run.prepare),
             "seeds": list(range(run.seeds)), **commit()._asdict(), "device": device_name(),
             **versions("python"), "seconds": round(time.monotonic() - START, 1),
             "versions": versions(*PACKAGES), **more}
