@@ -12,7 +12,7 @@ from conftest import ROAD
 from matplotlib.pyplot import imread
 
 from mfdan.core.config import RunConfig
-from mfdan.training.loso import load_predictions
+from mfdan.training.predictions import load_predictions
 from mfdan.training.plan import fold_key, plan
 from mfdan.results.reproduce import notebook_folder, publish, reproduce, up_to_date
 from mfdan.results.study import NotInCorpus, Study
@@ -78,8 +78,10 @@ def test_verify_trains_nothing_and_names_a_fold_that_is_gone(road, tmp_path):
     row = study.rows("III")[0].run
     gone = study.store / f"{fold_key(study.prepared, plan(study.prepared, row)[0], row)}.json"
     away = gone.rename(tmp_path / gone.name)
-    try: said = str(verify(run.folder))
-    finally: away.rename(gone)
+    try:
+        said = str(verify(run.folder))
+    finally:
+        away.rename(gone)
     assert "table_3: cannot be checked" in said and "folds have no result" in said
     assert sorted(study.store.iterdir()) == folds
 

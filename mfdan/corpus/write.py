@@ -6,11 +6,8 @@
 __all__ = ['clip_counts', 'list_clips', 'write_frames', 'write_clip', 'write_annotations', 'write_corpus', 'embedded_corpus',
            'Truth', 'read_truth']
 
-# %% ../../nbs/corpus/04_write.ipynb #cb21d33c
+# %% ../../nbs/corpus/04_write.ipynb #ce8b2623
 import json
-import os
-import shutil
-import tempfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -23,12 +20,11 @@ from joblib.externals.loky import get_reusable_executor
 from numpy import ndarray
 
 from ..core.config import one_of
-from ..core.files import cache_root
+from ..core.files import MARKER, atomic_folder, cache_root, sweep, write_atomic
 from .face import VERSION
 from .film import LOOKS, STRONGER, Clip, render
 from ..data.frames import frame_file
 from ..data.registry import record_of
-from ..data.root import MARKER
 from ..data.sheets import sheet_lines, write_sheet
 
 # %% ../../nbs/corpus/04_write.ipynb #fe263011
@@ -118,7 +114,7 @@ def write_corpus(
     if workers > 1: get_reusable_executor().shutdown()  # idle workers would hold up the exit
     write_annotations(root, written)
     about = {"corpus": size, "seed": seed, "version": VERSION}
-    (root / MARKER).write_text(json.dumps(about) + "\n")
+    write_atomic(root / MARKER, json.dumps(about) + "\n")
     return root
 
 # %% ../../nbs/corpus/04_write.ipynb #0a2fb512
@@ -132,15 +128,8 @@ def embedded_corpus(
     one_of("size", size, tuple(STRONGER))
     root = (cache or cache_root()) / "corpora" / f"{size}-{seed}-v{VERSION}"
     if (root / MARKER).exists(): return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=".writing-"))
-    try:
-        write_corpus(temporary, size, seed, workers)
-        os.rename(temporary, root)
-    except OSError:  # another process may have been faster: its bytes are the same
-        if not (root / MARKER).exists(): raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    sweep(root.parent)
+    with atomic_folder(root, complete=MARKER) as inside: write_corpus(inside, size, seed, workers)
     return root
 
 # %% ../../nbs/corpus/04_write.ipynb #d7a46f39
