@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'frame_file', 'levels_of', 'shapes', 'fits', 'subject_number', 'subfolders', 'Found', 'descend',
-           'clips_below', 'scan_frames']
+           'clips_below', 'frame_files', 'scan_frames']
 
 # %% ../../nbs/data/07_frames.ipynb #2d90db6e
 import os
@@ -34,7 +34,7 @@ def levels_of(layout: str) -> tuple[str, ...]:  # folder names, some of them in 
     first = next(i for i, name in enumerate(folders) if "{" in name)
     return tuple(folders[first:])
 
-
+# %% ../../nbs/data/07_frames.ipynb #d9b6e88f
 def shapes(record: Database) -> tuple[tuple[str, ...], ...]:  # each once, the preferred first
     "The levels of every layout of a database."
     return tuple(dict.fromkeys(map(levels_of, record.layouts)))
@@ -51,7 +51,7 @@ def fits(
     if level == "{emotion}": return name.lower() in record.emotions
     return name.lower() == level.lower()
 
-
+# %% ../../nbs/data/07_frames.ipynb #4a4021c2
 def subject_number(name: str, record: Database) -> int:
     "The number in the name of a subject's folder."
     return int(re.fullmatch(record.subject, name, re.I)[1])
@@ -75,11 +75,11 @@ class Found(NamedTuple):
         return "/".join([record.name, *(self.said[level] for level in ("{subject}", "{clip}")
                                         if level in self.said)])
 
-
+# %% ../../nbs/data/07_frames.ipynb #53d7de06
 def descend(folder: Path, levels: tuple[str, ...], record: Database, said: dict) -> Iterator[Found]:
     "The clips below a folder whose subfolders are of the first level."
-    if not levels: yield Found(folder, said); return
-    for inner in subfolders(folder):
+    if not levels: yield Found(folder, said)
+    for inner in subfolders(folder) if levels else ():
         if fits(inner.name, levels[0], record):
             yield from descend(inner, levels[1:], record, said | {levels[0]: inner.name})
 
@@ -93,10 +93,26 @@ def clips_below(base: Path, record: Database) -> Iterator[Found]:
             yield from inside
             if inside: break
 
-# %% ../../nbs/data/07_frames.ipynb #48bb158d
+# %% ../../nbs/data/07_frames.ipynb #dd5497c8
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".pgm", ".ppm")
 
 
+def frame_files(
+    folder: Path,
+    record: Database,
+) -> list[tuple[int | None, Path]]:  # number (None: not named like a frame), file
+    "The images in a folder, and which frame each is by its name."
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise LeftOut(folder, "it may not be read", "change its permissions")
+    found = []
+    with os.scandir(folder) as entries: entries = sorted(entries, key=lambda e: e.name)
+    for entry in entries:
+        if entry.name.startswith(".") or not entry.name.lower().endswith(IMAGES): continue
+        named = re.fullmatch(record.frame, entry.name, re.I)
+        found.append((int(named[1]) if named and entry.is_file() else None, Path(entry.path)))
+    return found
+
+# %% ../../nbs/data/07_frames.ipynb #5d097420
 def scan_frames(
     clip_id: str,  # for the messages
     folder: Path,  # that should hold its frames
@@ -104,21 +120,14 @@ def scan_frames(
     log: Log,
 ) -> dict[int, Path]:  # frame number -> file, in order
     "The frames in a folder, by number."
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise LeftOut(folder, "it may not be read", "change its permissions")
-    frames, odd = {}, []
-    with os.scandir(folder) as entries: entries = sorted(entries, key=lambda e: e.name)
-    for entry in entries:
-        if entry.name.startswith(".") or not entry.name.lower().endswith(IMAGES): continue
-        number, path = re.fullmatch(record.frame, entry.name, re.I), Path(entry.path)
-        if number is None or not entry.is_file():
-            odd.append(entry.name)
-            continue
-        if other := frames.get(int(number[1])):
-            raise LeftOut(path, f"{other.name} and {path.name} are both frame {int(number[1])}",
+    files, frames = frame_files(folder, record), {}
+    odd = [path for number, path in files if number is None]
+    for number, path in files:
+        if number in frames:
+            raise LeftOut(path, f"{frames[number].name} and {path.name} are both frame {number}",
                           "keep one kind of frames in this folder")
-        frames[int(number[1])] = path
-    if odd: log.noted(clip_id, folder / odd[0], f"{len(odd)} file(s) are not named like a frame",
+        if number is not None: frames[number] = path
+    if odd: log.noted(clip_id, odd[0], f"{len(odd)} file(s) are not named like a frame",
                       "they were passed over")
     if not frames: raise LeftOut(folder, "it holds no frames", "unpack the archive again")
     return dict(sorted(frames.items()))

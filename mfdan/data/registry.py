@@ -6,12 +6,13 @@
 __all__ = ['RECORDS', 'NAMED', 'FILES', 'register', 'records_in', 'record_modules', 'run_file', 'add_file', 'discover',
            'databases', 'record_of', 'load_database']
 
-# %% ../../nbs/data/01_registry.ipynb #02a0d6ef
+# %% ../../nbs/data/01_registry.ipynb #fce2878f
 import os
 import re
+import sys
 from functools import cache
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -38,7 +39,7 @@ def records_in(module: ModuleType) -> list[Database]:
     "The records that a module defines or imports."
     return [value for value in vars(module).values() if isinstance(value, Database)]
 
-
+# %% ../../nbs/data/01_registry.ipynb #c7aa0d00
 def record_modules(folder: Path) -> list[str]:
     "The names of the modules in a folder that define a record."
     return [file.stem for file in sorted(folder.glob("*.py"))
@@ -55,7 +56,11 @@ def run_file(path: Path) -> ModuleType:
                                                    "is a Python file")
     spec = spec_from_file_location(f"mfdan_database_{path.stem}", path)
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))  # it may import what lies beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 # %% ../../nbs/data/01_registry.ipynb #61186fe5
@@ -80,7 +85,7 @@ def discover() -> None:
     for file in os.environ.get(NAMED, "").split(os.pathsep):
         if file and Path(file) not in FILES: add_file(Path(file))
 
-
+# %% ../../nbs/data/01_registry.ipynb #b1cd01b2
 def databases() -> dict[str, Database]:  # name -> record
     "All databases that are known."
     discover()
@@ -95,7 +100,7 @@ def record_of(
     one_of("database", database, tuple(databases()))
     return RECORDS[database]
 
-
+# %% ../../nbs/data/01_registry.ipynb #7374ab35
 def load_database(path: Path | str) -> list[Database]:  # what the file defines
     "Register the databases of a Python file outside the package."
     databases()
