@@ -13,7 +13,8 @@ import pytest
 from mfdan.core.config import PROFILES, RunConfig
 from mfdan.core.files import MARKER
 from mfdan.data.root import read_root
-from mfdan.training.loso import load_predictions, run_loso
+from mfdan.training.loso import run_loso
+from mfdan.training.predictions import load_predictions
 from mfdan.training.plan import Run
 from mfdan.pixels.prepare import prepare
 from mfdan.data.planted import planted

@@ -17,9 +17,12 @@ import torch
 from mfdan import loso, train
 from mfdan.core import files
 from mfdan.data.protocols import classes_of
-from mfdan.core.config import DATABASES, ModelConfig, TrainConfig
-from mfdan.training.audit import LeakError, audit
-from mfdan.training.loso import load_folds, load_predictions, run_loso
+from mfdan.core.config import DATABASES, TrainConfig
+from mfdan.network.settings import MFDANConfig
+from mfdan.training.audit import LeakError
+from mfdan.training.predictions import audit
+from mfdan.training.loso import run_loso
+from mfdan.training.predictions import load_folds, load_predictions
 from mfdan.training.plan import Run, fold_key, plan
 from mfdan.training.store import keep_fold, read_fold
 from mfdan.zoo.contract import build
@@ -35,7 +38,7 @@ from mfdan.scores.choice import choice_runs, inner_choice
 from mfdan.scores.oracle import oracle
 
 CLASSES = classes_of("megc2019", "composite")
-TINY = ModelConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
+TINY = MFDANConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
 N = 5  # subjects, and so folds
 SHORT = TrainConfig(epochs=3, batch=8, lr=1e-3)
 RUN = Run("tiny", "composite", TINY, SHORT)
@@ -497,7 +500,7 @@ def test_a_class_that_only_the_held_out_subject_has(data, calm):
 
 
 def test_a_folder_of_another_size(data, calm):
-    refused(data, calm, replace(RUN, model=ModelConfig()), "holds 28 px, the model wants 224")
+    refused(data, calm, replace(RUN, model=MFDANConfig()), "holds 28 px, the model wants 224")
 
 
 def test_a_model_of_other_classes(data, calm):
@@ -648,7 +651,7 @@ def changed(settings, name):
 def test_every_setting_is_part_of_the_key(data):
     "Fields are taken from the classes, so that one added later is asked as well."
     fold = plan(data, RUN)[0]
-    runs = [RUN] + [replace(RUN, model=changed(TINY, f.name)) for f in fields(ModelConfig)]
+    runs = [RUN] + [replace(RUN, model=changed(TINY, f.name)) for f in fields(MFDANConfig)]
     runs += [replace(RUN, train=changed(SHORT, f.name)) for f in fields(TrainConfig)]
     assert len({fold_key(data, fold, run) for run in runs}) == len(runs)
 

@@ -79,9 +79,8 @@ def provenance(
     **more,  # prepared key, runs, seconds, ...
 ) -> dict:
     "Where a product comes from."
-    settings = {"prepare": run.prepare, "model": run.model, "train": run.train}
     return {"corpus": run.corpus if run.embedded else "licensed", "profile": run.profile,
-            "settings": {name: asdict(of) for name, of in settings.items()},
+            "prepare": asdict(run.prepare),
             "seeds": list(range(run.seeds)), **commit()._asdict(), "device": device_name(),
             **versions("python"), "seconds": round(time.monotonic() - START, 1),
             "versions": versions(*PACKAGES), **more}

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from ..core.files import atomic_folder, write_atomic
+from ..core.files import atomic_folder, stable_hash, write_atomic
 from .problems import Log
 
 # %% ../../nbs/data/12_prepared.ipynb #3e193d5a
@@ -53,6 +53,11 @@ class Prepared:
 
     @property
     def size(self) -> int: return self.meta["size"]
+
+    def key_of(self, arrays: tuple[str, ...]) -> str:
+        "What decides the content of some arrays; others may come and go beside them."
+        keys = self.meta.get("keys", {})
+        return stable_hash([keys.get(name, self.key) for name in sorted(arrays)], 24)
 
 # %% ../../nbs/data/12_prepared.ipynb #65d640bc
 def read_clips(

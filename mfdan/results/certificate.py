@@ -20,7 +20,7 @@ from ..data.protocols import CLASSES
 from .study import Study, predictions
 from .tables import run_of
 from ..scores.metrics import confusion, uar, uf1
-from ..training.audit import audit
+from ..training.predictions import audit
 
 # %% ../../nbs/results/08_certificate.ipynb #fc470eae
 def hidden(name: str, salt: str) -> str:

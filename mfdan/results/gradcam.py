@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..data.prepared import Prepared
 from ..training.bank import Bank, channels
-from ..training.loso import load_network, load_predictions
+from ..training.predictions import load_network, load_predictions
 from ..training.plan import Run
 
 # %% ../../nbs/results/05_gradcam.ipynb #f5c168b9

@@ -10,8 +10,8 @@ __all__ = ['NLL_SEED', 'Row', 'plain_merging', 'variant', 'table_3', 'table_5', 
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..core.config import (
-    DATABASES, ModelConfig, PRINTED_DROPKEY, PROFILES, READINGS, SCOPES, one_of)
+from ..core.config import DATABASES, PRINTED_DROPKEY, PROFILES, SCOPES, one_of
+from ..network.settings import MFDANConfig, READINGS
 from ..data.protocols import classes_of
 from ..network.mfdan import geometry
 from ..training.plan import Run
@@ -24,7 +24,7 @@ class Row(NamedTuple):
     run: Run
 
 
-def plain_merging(model: ModelConfig) -> ModelConfig:
+def plain_merging(model: MFDANConfig) -> MFDANConfig:
     "The default's name for a merging that is the default's geometry."
     default = replace(model, merging="keep")
     return default if geometry(model) == geometry(default) else model
@@ -34,7 +34,7 @@ def variant(
     profile: str,  # a key of `config.PROFILES`
     scope: str,  # a database, or "composite"
     seed: int = 0,
-    model: dict | None = None,  # what differs from the profile's `ModelConfig`
+    model: dict | None = None,  # what differs from the profile's `MFDANConfig`
     train: dict | None = None,  # what differs from its `TrainConfig`
     **run,  # further fields of `Run`
 ) -> Run:

@@ -19,7 +19,9 @@ from ..core.files import cache_root
 from ..data.prepared import Prepared, load_prepared
 from .runs import (
     Row, database_runs, native_runs, null_runs, paper_runs, readings_runs)
-from ..training.loso import Summary, load_predictions, run_loso
+from ..training.loso import run_loso
+from ..training.predictions import load_predictions
+from ..training.progress import Summary
 
 # %% ../../nbs/results/04_study.ipynb #90e3e319
 if TYPE_CHECKING: from mfdan.data.root import Reading

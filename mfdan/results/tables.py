@@ -31,7 +31,7 @@ from ..scores.intervals import bootstrap_interval, spread
 from ..scores.metrics import accuracy, confusion, uar, uf1
 from ..scores.oracle import oracle
 from ..training.bank import FoldError
-from ..training.loso import load_folds
+from ..training.predictions import load_folds
 from ..zoo.floor import baseline_predictions
 
 # %% ../../nbs/results/06_tables.ipynb #1397c081
