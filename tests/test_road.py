@@ -78,8 +78,10 @@ def test_verify_trains_nothing_and_names_a_fold_that_is_gone(road, tmp_path):
     row = study.rows("III")[0].run
     gone = study.store / f"{fold_key(study.prepared, plan(study.prepared, row)[0], row)}.json"
     away = gone.rename(tmp_path / gone.name)
-    try: said = str(verify(run.folder))
-    finally: away.rename(gone)
+    try:
+        said = str(verify(run.folder))
+    finally:
+        away.rename(gone)
     assert "table_3: cannot be checked" in said and "folds have no result" in said
     assert sorted(study.store.iterdir()) == folds
 

@@ -21,9 +21,6 @@ from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from numpy import ndarray
-
 # %% ../../nbs/core/00_files.ipynb #b74cb384
 def stable_hash(
     thing,  # a dataclass, or anything that JSON can hold
@@ -78,8 +75,10 @@ def beside(path: Path) -> Path:
 def force(path: Path) -> None:  # a file or a folder
     "Wait until the disk has it."
     handle = os.open(path, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 # %% ../../nbs/core/00_files.ipynb #9d32c814
 def write_atomic(
@@ -99,15 +98,17 @@ def write_atomic(
     force(path.parent)
 
 # %% ../../nbs/core/00_files.ipynb #98ebc9ef
-def write_part(file: Path, arrays: dict[str, ndarray]) -> None:
+def write_part(file: Path, arrays: dict) -> None:  # name -> numpy array
     "Write named arrays, whole or not at all."
+    import numpy as np  # here, so that `mfdan --help` need not wait for it
     buffer = BytesIO()
     np.savez(buffer, **arrays)
     write_atomic(file, buffer.getvalue())
 
 
-def read_part(file: Path) -> dict[str, ndarray]:
+def read_part(file: Path) -> dict:  # name -> numpy array
     "Read what `write_part` wrote."
+    import numpy as np
     try:
         with np.load(file, allow_pickle=False) as part: return dict(part)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -125,7 +126,8 @@ def atomic_folder(
     try:
         yield temporary
         for path in (*temporary.rglob("*"), temporary): force(path)
-        try: temporary.rename(folder)
+        try:
+            temporary.rename(folder)
         except OSError:
             if not complete or not (folder / complete).exists(): raise
         force(folder.parent)
@@ -150,7 +152,8 @@ def disk_in_words(
     kept: str,  # what is lost and what is not
 ) -> Iterator[None]:
     "Say what to do where the disk is full or may not be written."
-    try: yield
+    try:
+        yield
     except OSError as error:
         if isinstance(error.__cause__, OSError): raise  # it is in words already
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
