@@ -7,6 +7,7 @@ needs no network.
 import importlib
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import house
 import nbformat
 from nbdev.showdoc import DocmentTbl
 
@@ -22,6 +24,8 @@ NBS, WORK, SITE = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
 EXECUTED = ROOT / "paper_figures/local/quick-quick/notebooks"
 MATHJAX = ROOT / ".cache/mathjax-3.2.2"
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
+LINK = re.compile(r"(!?)\[([^]]*)\]\((?!https?:|#)([^)\s]*[./][^)\s]*)\)")
+PROJECT = ("CONTRIBUTING", "CHANGELOG")
 
 CONF = """
 project, author, copyright = "mfdan", "The mfdan authors", "2026, The mfdan authors"
@@ -59,8 +63,10 @@ def api(module: str) -> str:
     for name in made.__all__:
         thing = getattr(made, name)
         if not (inspect.isfunction(thing) or inspect.isclass(thing)): continue
-        try: signature = str(inspect.signature(thing))
-        except ValueError: signature = "(...)"
+        try:
+            signature = str(inspect.signature(thing))
+        except ValueError:
+            signature = "(...)"
         parts += [f"### `{name}`", f"```python\n{name}{signature}\n```"]
         parts.append(inspect.getdoc(thing) or "")
         table = DocmentTbl(thing)._repr_markdown_() if inspect.isfunction(thing) else ""
@@ -68,46 +74,93 @@ def api(module: str) -> str:
     return "\n\n".join(parts)
 
 
-def page(path: Path, executed: Path, links: dict[str, str]) -> nbformat.NotebookNode:
+def on_site(path: Path) -> Path | None:
+    "Where a file of the repository stands on the site, if it does: nbs/ is the site's root."
+    if path.is_relative_to(NBS) and path.is_file(): return path.relative_to(NBS)
+    name = path.relative_to(ROOT)
+    shown = {".png", ".svg", ".csv", ".json", ".ipynb"} if name.parts[0] == "paper_figures" else {}
+    return name if path.suffix in shown or name.stem in PROJECT else None
+
+
+def relinked(text: str, here: Path) -> str:
+    "A page's Markdown with its links as the site needs them; a link to nothing is refused."
+    def link(found: re.Match) -> str:
+        mark, words, target = found.groups()
+        name, sharp, anchor = target.partition("#")
+        goal = (here.parent / name).resolve()
+        if not goal.exists():
+            raise SystemExit(f"docs: {here.relative_to(ROOT)} links to {target}, which is not "
+                             "there; mend the link")
+        there = on_site(goal)
+        if there is None: return f"`{goal.relative_to(ROOT)}`" if goal.is_dir() else words
+        way = os.path.relpath(there, on_site(here).parent)
+        return f"{mark}[{words}]({way}{sharp}{anchor})"
+
+    return LINK.sub(link, text)
+
+
+def with_names(text: str, here: Path, homes: dict[str, Path]) -> str:
+    "Names in backticks that another page defines become links to it."
+    def link(found: re.Match) -> str:
+        home = homes.get(found[1])
+        if home is None or home == on_site(here): return found[0]
+        return f"[{found[0]}]({os.path.relpath(home, on_site(here).parent)})"
+
+    return re.sub(r"(?<!\[)`(\w+)`", link, text)
+
+
+def page(path: Path, executed: Path, homes: dict[str, Path]) -> nbformat.NotebookNode:
     "The notebook as a reader of the site sees it."
     nb = nbformat.read(executed if executed.exists() else path, as_version=4)
-    module = None
+    module = house.exports_to(path)
     kept = []
     for cell in nb.cells:
         if cell.cell_type == "code":
-            if found := re.match(r"#\|\s*default_exp\s+(\S+)", cell.source): module = found[1]
             if re.match(r"#\|\s*(hide|default_exp)", cell.source): continue
             if re.match(r"#\|\s*echo:\s*false", cell.source): cell.metadata.tags = ["remove-input"]
             cell.source = DIRECTIVE.sub("", cell.source)
             if not cell.source.strip() and not cell.get("outputs"): continue
-        else:
-            to_notebook = r"\]\((?:\.\./)*(?:nbs/)?([\w/]+)\.ipynb"
-            cell.source = re.sub(to_notebook, r"](\1.ipynb", cell.source)
-            cell.source = re.sub(r"\[([^]]+)\]\(\.\./LICENSE\)", r"\1", cell.source)
-            cell.source = cell.source.replace("](../CONTRIBUTING.md)", "](CONTRIBUTING.md)")
-            cell.source = re.sub(
-                r"\[[^]]+\]\(\.\./(paper_figures[\w/-]+)\)", r"`\1`", cell.source)
-            cell.source = cell.source.replace("](../paper_figures/", "](paper_figures/")
-            cell.source = re.sub(
-                r"(?<!\[)`(\w+)`", lambda m: f"[`{m[1]}`]({links[m[1]]})" if m[1] in links
-                and links[m[1]] != path.name else m[0], cell.source)
+        else: cell.source = with_names(relinked(cell.source, path), path, homes)
         kept.append(cell)
     nb.cells = kept
     if module: nb.cells.append(nbformat.v4.new_markdown_cell(api(module)))
     return nb
 
 
-def exported_names() -> dict[str, str]:
-    index = ROOT / "mfdan/_modidx.py"
+def exported_names() -> dict[str, Path]:
+    "Name -> the page that defines it."
     scope: dict = {}
-    exec(index.read_text(encoding="utf-8"), scope)
+    exec((ROOT / "mfdan/_modidx.py").read_text(encoding="utf-8"), scope)
+    pages = {f"mfdan.{house.exports_to(path)}": on_site(path) for path in house.in_rooms(ROOT)}
     found = {}
     for module, names in scope["d"]["syms"].items():
         for name in names:
             short = name.removeprefix(module + ".")
-            if "." in short: continue
-            nb = next(NBS.glob(f"[0-9]*_{module.split('.')[-1]}.ipynb"))
-            found.setdefault(short, nb.name)  # a GPU's version of a function bears its name
+            # a GPU's version of a function bears its name
+            if "." not in short and module in pages: found.setdefault(short, pages[module])
+    return found
+
+
+def add(path: Path, homes: dict[str, Path], executed: Path = Path("-")) -> str:
+    "Put a notebook on the site; the name by which a table of contents knows it."
+    there = on_site(path)
+    (WORK / there).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(page(path, executed, homes), WORK / there)
+    return str(there.with_suffix(""))
+
+
+def sections(homes: dict[str, Path]) -> dict[str, list[str]]:
+    "The sidebar: one page, the rooms from the ground up, the paper, the project."
+    found = {"Begin here": [add(NBS / f"{name}.ipynb", homes) for name in ("one_page", "cli")]}
+    for room in house.order(ROOT, "rooms"):
+        made = [add(path, homes) for path in house.in_rooms(ROOT) if path.parent.name == room]
+        if made: found[room.capitalize()] = made
+    found["The paper, executed"] = [add(path, {}, EXECUTED / path.name)
+                                    for path in sorted((NBS / "paper").glob("*.ipynb"))]
+    for path in sorted((ROOT / "paper_figures/gpu").glob("*.ipynb")):
+        name = f"Measured on an {path.stem.upper()} <{add(path, {})}>"
+        found["The paper, executed"].append(name)
+    found["Project"] = list(PROJECT)
     return found
 
 
@@ -115,35 +168,26 @@ def main() -> None:
     fetch_mathjax()
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "_static").mkdir(parents=True)
-    (WORK / "paper").mkdir()
     shutil.copytree(MATHJAX, WORK / "_static/mathjax")
-    links = exported_names()
-    rooms, paper = [], []
-    for path in sorted(NBS.glob("*.ipynb")):
-        nbformat.write(page(path, Path("-"), links), WORK / path.name)
-        if path.stem != "index": rooms.append(path.stem)
-    for path in sorted((NBS / "paper").glob("*.ipynb")):
-        nbformat.write(page(path, EXECUTED / path.name, {}), WORK / "paper" / path.name)
-        paper.append(f"paper/{path.stem}")
-    (WORK / "paper_figures/gpu").mkdir(parents=True)
-    for path in sorted((ROOT / "paper_figures/gpu").glob("*.ipynb")):
-        nbformat.write(page(path, Path("-"), {}), WORK / "paper_figures/gpu" / path.name)
-        paper.append(f"Measured on an {path.stem.upper()} <paper_figures/gpu/{path.stem}>")
-    if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
-    shutil.copytree(ROOT / "paper_figures/synthetic", WORK / "paper_figures/synthetic",
-                    ignore=shutil.ignore_patterns("*.html", "*.md", "*.tex"))
+    homes = exported_names()
+    add(NBS / "index.ipynb", homes)
     index = json.loads((WORK / "index.ipynb").read_text(encoding="utf-8"))
-    project = ["CONTRIBUTING", "CHANGELOG"]
-    for name in project: shutil.copy(ROOT / f"{name}.md", WORK)
-    parts = (("The paper, executed", paper), ("Rooms", rooms), ("Project", project))
-    for title, names in parts:
+    for title, names in sections(homes).items():
         text = f"```{{toctree}}\n:caption: {title}\n:maxdepth: 1\n:hidden:\n\n" + "\n".join(names)
         index["cells"].append(nbformat.v4.new_markdown_cell(text + "\n```"))
     (WORK / "index.ipynb").write_text(json.dumps(index), encoding="utf-8")
+    for name in PROJECT:
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        (WORK / f"{name}.md").write_text(relinked(text, ROOT / f"{name}.md"), encoding="utf-8")
+    if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
+    shutil.copytree(ROOT / "paper_figures/synthetic", WORK / "paper_figures/synthetic",
+                    ignore=shutil.ignore_patterns("*.html", "*.md", "*.tex"))
     (WORK / "conf.py").write_text(CONF, encoding="utf-8")
     sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto"]
-    try: subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True)
-    finally: shutil.rmtree(ROOT / "jupyter_execute", ignore_errors=True)  # myst-nb's by-product
+    try:
+        subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True)
+    finally:
+        shutil.rmtree(ROOT / "jupyter_execute", ignore_errors=True)  # myst-nb's by-product
     print(SITE / "index.html")
 
 

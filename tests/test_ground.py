@@ -13,6 +13,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+import mfdan
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -66,8 +68,10 @@ def test_what_is_installed_is_what_is_pinned():
 
 
 def _installed(name):
-    try: return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError: return None  # docs and dask are extras
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # docs and dask are extras
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,10 @@ def wheel(tmp_path_factory):
     return next((tree / "dist").glob("*.whl"))
 
 
-def modules(): return {p.stem for p in (ROOT / "mfdan").glob("*.py") if p.stem[0] != "_"}
+def modules():
+    "`cli`, `pixels.flow`, ...: every module of every room."
+    paths = (p.relative_to(ROOT / "mfdan") for p in (ROOT / "mfdan").rglob("*.py"))
+    return {".".join(p.with_suffix("").parts) for p in paths if p.stem[0] != "_"}
 
 
 PROBE = """
@@ -114,10 +121,42 @@ def test_wheel_in_an_empty_environment(wheel, tmp_path):
     bin_ = tmp_path / "env/bin"
     subprocess.run([bin_ / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel],
                    check=True)
-    subprocess.run([bin_ / "python", "-c", probe(tmp_path / "env", without=["flow_gpu"])],
+    subprocess.run([bin_ / "python", "-c", probe(tmp_path / "env", without=["pixels.flow_gpu"])],
                    cwd=tmp_path, check=True)
     said = subprocess.run([bin_ / "mfdan", "--help"], capture_output=True, text=True, check=True)
     assert "reproduce" in said.stdout
+
+
+@pytest.mark.parametrize("name", mfdan.__all__)
+def test_what_the_package_offers_is_there(name):
+    "And no room or module of the top bears its name, which would hide it once imported."
+    thing = getattr(mfdan, name)
+    assert callable(thing) and thing.__name__ == name and name in dir(mfdan)
+    assert name not in {module.split(".")[0] for module in modules()}
+
+
+def test_what_the_package_does_not_offer_is_named():
+    with pytest.raises(AttributeError, match="offers no 'tvl2'; it offers .*tvl1, .*by its room"):
+        mfdan.tvl2  # noqa: B018
+
+
+def test_the_package_alone_loads_nothing_heavy():
+    said = subprocess.run([sys.executable, "-c", "import mfdan, sys; print(*sys.modules)"],
+                          capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "cv2", "numpy", "mfdan.pixels"} & set(said)
+
+
+def test_the_export_keeps_the_package_as_it_is_written(tmp_path):
+    "All of mfdan/ is exported but `__init__.py`, of which nbdev touches the version alone."
+    (tmp_path / "mfdan").mkdir()
+    (tmp_path / "nbs").mkdir()
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    text = (ROOT / "mfdan/__init__.py").read_text()
+    stale = re.sub("__version__ = .*", '__version__ = ""', text)
+    (tmp_path / "mfdan/__init__.py").write_text(stale)
+    subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=tmp_path, check=True,
+                   capture_output=True)
+    assert (tmp_path / "mfdan/__init__.py").read_text() == text
 
 
 def test_help_costs_less_than_a_second_of_cpu(tmp_path):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from mfdan.core.config import PROFILES, RunConfig
+from mfdan.core.files import MARKER
 from mfdan.data.root import read_root
-from mfdan.training.loso import load_predictions, run_loso
+from mfdan.training.loso import run_loso
+from mfdan.training.predictions import load_predictions
 from mfdan.training.plan import Run
 from mfdan.pixels.prepare import prepare
 from mfdan.data.planted import planted
@@ -89,7 +91,7 @@ def corpus(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     clips = [c for c in list_clips("quick", 0) if c.subject == "s01"]
     write_annotations(root, [write_clip(root, clip) for clip in clips])
-    (root / "mfdan-corpus.json").write_text('{"corpus": "quick", "seed": 0, "version": 1}\n')
+    (root / MARKER).write_text('{"corpus": "quick", "seed": 0, "version": 1}\n')
     return root
 
 

@@ -15,10 +15,14 @@ import pytest
 import torch
 
 from mfdan import loso, train
+from mfdan.core import files
 from mfdan.data.protocols import classes_of
-from mfdan.core.config import DATABASES, ModelConfig, TrainConfig
-from mfdan.training.audit import LeakError, audit
-from mfdan.training.loso import load_folds, load_predictions, run_loso
+from mfdan.core.config import DATABASES, TrainConfig
+from mfdan.network.settings import MFDANConfig
+from mfdan.training.audit import LeakError
+from mfdan.training.predictions import audit
+from mfdan.training.loso import run_loso
+from mfdan.training.predictions import load_folds, load_predictions
 from mfdan.training.plan import Run, fold_key, plan
 from mfdan.training.store import keep_fold, read_fold
 from mfdan.zoo.contract import build
@@ -34,7 +38,7 @@ from mfdan.scores.choice import choice_runs, inner_choice
 from mfdan.scores.oracle import oracle
 
 CLASSES = classes_of("megc2019", "composite")
-TINY = ModelConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
+TINY = MFDANConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
 N = 5  # subjects, and so folds
 SHORT = TrainConfig(epochs=3, batch=8, lr=1e-3)
 RUN = Run("tiny", "composite", TINY, SHORT)
@@ -200,8 +204,8 @@ import os, stat, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import test_loso
-from mfdan import train
-whole, moment = train.os.fsync, {moment!r}
+from mfdan.core import files
+whole, moment = files.os.fsync, {moment!r}
 
 def stall(*_):
     Path({mark!r}).touch()
@@ -212,8 +216,8 @@ def half(number):
     os.ftruncate(number, os.fstat(number).st_size // 2)
     stall()
 
-if moment == "half written": train.os.fsync = half
-else: train.os.replace = stall
+if moment == "half written": files.os.fsync = half
+else: files.os.replace = stall
 from mfdan.data.prepared import load_prepared
 test_loso.go(load_prepared({data!r}), Path({store!r}))
 """
@@ -496,7 +500,7 @@ def test_a_class_that_only_the_held_out_subject_has(data, calm):
 
 
 def test_a_folder_of_another_size(data, calm):
-    refused(data, calm, replace(RUN, model=ModelConfig()), "holds 28 px, the model wants 224")
+    refused(data, calm, replace(RUN, model=MFDANConfig()), "holds 28 px, the model wants 224")
 
 
 def test_a_model_of_other_classes(data, calm):
@@ -550,18 +554,19 @@ class Full:
 
 def test_no_disk_for_a_fold(data, calm, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train.os, "fsync", Full(2))
+        patch.setattr(files.os, "fsync", Full(2))
         with pytest.raises(OSError) as error: go(data, tmp_path)
     line = one_line(error.value)
-    assert error.value.errno == errno.ENOSPC and "no disk left below" in line
-    assert "was not kept, finished folds are; free some space and run again" in line
+    assert error.value.errno == errno.ENOSPC and "the disk is full below" in line
+    assert "make room and start again; fold '" in line
+    assert line.endswith("was not kept, finished folds are")
     assert len(list(tmp_path.glob("*.json"))) == 2 and not list(tmp_path.glob(".*"))
     assert go(data, tmp_path).reused == 2
     same_folds(tmp_path, calm, data)
 
 
 def test_no_disk_for_an_unfinished_fold(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.os, "fsync", Full(0))
+    monkeypatch.setattr(files.os, "fsync", Full(0))
     with pytest.raises(OSError) as error: go(data, tmp_path, every=0)
     assert "the unfinished folds were not kept, finished folds are" in one_line(error.value)
 
@@ -646,7 +651,7 @@ def changed(settings, name):
 def test_every_setting_is_part_of_the_key(data):
     "Fields are taken from the classes, so that one added later is asked as well."
     fold = plan(data, RUN)[0]
-    runs = [RUN] + [replace(RUN, model=changed(TINY, f.name)) for f in fields(ModelConfig)]
+    runs = [RUN] + [replace(RUN, model=changed(TINY, f.name)) for f in fields(MFDANConfig)]
     runs += [replace(RUN, train=changed(SHORT, f.name)) for f in fields(TrainConfig)]
     assert len({fold_key(data, fold, run) for run in runs}) == len(runs)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.linalg import norm
 
 from mfdan.network import attention as flow_attention
-from mfdan.core.config import PROFILES, READINGS, ModelConfig
+from mfdan.core.config import PROFILES
+from mfdan.network.settings import READINGS, MFDANConfig
 from mfdan.network.dropkey import drop_keys
 from mfdan.training.losses import focal
 from mfdan.zoo.contract import build
@@ -81,7 +82,7 @@ def by_the_equations(layer, image, flow, mask):
 def test_window_attention_is_the_equations(shifted, rate, monkeypatch):
     "Four windows of 49 tokens, two clips, three heads; the mask is drawn beforehand."
     torch.manual_seed(1)
-    config = replace(ModelConfig(), dropkey=rate)
+    config = replace(MFDANConfig(), dropkey=rate)
     layer = make_block(config, 24, 3, 14)[shifted].double().train()
     for parameter in layer.parameters(): torch.nn.init.normal_(parameter, std=0.3)
     image, flow = torch.randn(2, 2, 14, 14, 24, dtype=torch.double)
@@ -292,12 +293,12 @@ def test_one_batch_is_learned_at_full_size():
     ({"method": "mfdam"}, "method must be one of 'mfdan'"),
 ])
 def test_what_cannot_be_built_is_refused(change, said):
-    with pytest.raises(ValueError, match=said): build(replace(ModelConfig(), **change))
+    with pytest.raises(ValueError, match=said): build(replace(MFDANConfig(), **change))
 
 
 def test_an_unknown_reading_is_refused():
     with pytest.raises(ValueError, match="reading must be one of 'default', 'swin'"):
-        ModelConfig().reading("swim")
+        MFDANConfig().reading("swim")
 
 
 @pytest.mark.parametrize("spoil", [

@@ -2,6 +2,7 @@
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from mfdan import prepare as room
+from mfdan.core import files
+from mfdan.data import prepared as folders
+from mfdan.pixels import parts as room
 from mfdan.pixels.align import fit_alignment, warp
 from mfdan.data.clips import make_table
 from mfdan.core.config import AlignConfig, FlowConfig, PrepareConfig
@@ -217,22 +220,23 @@ def test_an_unknown_array_is_refused(tmp_path, clips):
 def test_a_full_disk_is_named_and_what_is_finished_is_kept(
         tmp_path, clips, computed, monkeypatch, where):
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, "No space left on device")
-    calls, savez = [], np.savez
-    def nearly_full(handle, **arrays):
-        calls.append(arrays)
+    calls, force, write = [], os.fsync, folders.write_atomic
+    def nearly_full(handle):
+        if not stat.S_ISREG(os.fstat(handle).st_mode): return force(handle)
+        calls.append(handle)
         if len(calls) == 8:
-            handle.write(b"half of it")
+            os.ftruncate(handle, os.fstat(handle).st_size // 2)
             full()
-        return savez(handle, **arrays)
-    if where == "a part": monkeypatch.setattr(np, "savez", nearly_full)
+        return force(handle)
+    def last(path, data): return full() if path.name == "meta.json" else write(path, data)
+    if where == "a part": monkeypatch.setattr(files.os, "fsync", nearly_full)
     if where == "an array": monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    if where == "the last file": monkeypatch.setattr(room, "write_text", full)
+    if where == "the last file": monkeypatch.setattr(folders, "write_atomic", last)
     cache = tmp_path / "cache"
     with pytest.raises(OSError, match="the disk is full below .*make room and start again") as said:
         quiet(clips, cache)
     assert said.value.errno == errno.ENOSPC
     assert not list(cache.glob("*/.*.tmp")) and not list((cache / "prepared").iterdir())
-    monkeypatch.setattr(np, "savez", savez)
     monkeypatch.undo()
     kept = {p.name: p.stat().st_mtime_ns for p in (cache / "parts").iterdir()}
     assert len(kept) == (7 if where == "a part" else 12)

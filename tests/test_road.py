@@ -12,7 +12,7 @@ from conftest import ROAD
 from matplotlib.pyplot import imread
 
 from mfdan.core.config import RunConfig
-from mfdan.training.loso import load_predictions
+from mfdan.training.predictions import load_predictions
 from mfdan.training.plan import fold_key, plan
 from mfdan.results.reproduce import notebook_folder, publish, reproduce, up_to_date
 from mfdan.results.study import NotInCorpus, Study

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.config import DATABASES, PrepareConfig
-from ..core.files import asset, stable_hash
+from ..core.files import asset, stable_hash, write_atomic
 from ..corpus.face import VERSION
 from ..corpus.film import LOOKS, STRONGER
 from ..corpus.write import embedded_corpus
@@ -107,7 +107,8 @@ def calibrate(
     rows = pd.concat([measure_corpus(size, seed, cache) for size in ("full", "quick")
                       for seed in range(seeds)], ignore_index=True)
     page = {"knobs": knobs(), "rows": rows.round(4).to_dict("records")}
-    (asset("magnet.json").parent / "calibration.json").write_text(json.dumps(page, indent=1) + "\n")
+    file = asset("magnet.json").parent / "calibration.json"
+    write_atomic(file, json.dumps(page, indent=1) + "\n")
     return judge(rows)
 
 # %% ../../nbs/bench/08_calibration.ipynb #14f51fe7

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from .scenes import (
     HELD_OUT, draw_affine, draw_field, look_up, make_bank, origin, pixel_grid, read_picture)
-from ..core.files import asset
+from ..core.files import asset, write_atomic
 from ..corpus.write import read_truth
 from ..data.clips import frame_path
 from ..data.images import read_image
@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
     still = texture_pairs(1.0).onset
     page["hallucinated_px"] = {
         name: round(hallucinated(f, still), 3) for name, f in magnifiers.items() if f}
-    asset("magnet.json").write_text(json.dumps(page, indent=1) + "\n")
+    write_atomic(asset("magnet.json"), json.dumps(page, indent=1) + "\n")
 
 # %% ../../nbs/bench/04_magnet_eval.ipynb #7ba2b7f6
 if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook

@@ -4,26 +4,26 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'HAAR', 'SIGNALS', 'MOMENTS', 'GPU', 'fit_head', 'quiet_start', 'linear_start', 'MagnetTrainConfig',
-           'missed_amount', 'magnet_loss', 'scene_at', 'rate_at', 'write_atomically', 'Training', 'train_magnet',
-           'ship_weights', 'current_commit', 'main']
+           'missed_amount', 'magnet_loss', 'scene_at', 'rate_at', 'write_tensors', 'Training', 'train_magnet',
+           'ship_weights', 'main']
 
 # %% ../../nbs/bench/03_magnet_train.ipynb #976ccd48
 import argparse
 import json
-import os
-import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.files import write_atomic
+from ..core.provenance import commit
 from .scenes import (
     HELD_OUT, PICTURES, Quadruplet, SceneConfig, draw_quadruplet, make_bank)
 from ..pixels.magnet import MagNet
@@ -155,10 +155,10 @@ def rate_at(config: MagnetTrainConfig, step: int) -> float:
 MOMENTS = "exp_avg", "exp_avg_sq"  # Adam's names for them
 
 
-def write_atomically(tensors: dict[str, Tensor], path: Path) -> None:
-    "Safetensors under another name, then renamed."
-    save_file({key: x.detach().contiguous().cpu() for key, x in tensors.items()}, f"{path}.part")
-    os.replace(f"{path}.part", path)
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    "A safetensors file, whole or not at all."
+    plain = {key: x.detach().contiguous().cpu() for key, x in tensors.items()}
+    write_atomic(path, to_safetensors(plain))
 
 # %% ../../nbs/bench/03_magnet_train.ipynb #a28dfcac
 class Training:
@@ -194,7 +194,7 @@ class Training:
         for moment in MOMENTS:
             kinds[moment] = {key: self.adam.state[x][moment] for key, x in self.weights.items()}
         tensors = {f"{kind}/{key}": x for kind, part in kinds.items() for key, x in part.items()}
-        write_atomically(tensors | {"step": torch.tensor(self.at)}, path)
+        write_tensors(tensors | {"step": torch.tensor(self.at)}, path)
 
     def load(self, path: Path) -> None:
         "Go on where `save` left off."
@@ -243,22 +243,15 @@ def ship_weights(
 ) -> None:
     "Write float16 weights and where they come from."
     half = {key: x.half() for key, x in state.average.items()}
-    write_atomically(half, out / "magnet.safetensors")
+    write_tensors(half, out / "magnet.safetensors")
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     page = {
         "settings": asdict(state.config), "steps": state.at, "device": state.device,
-        "commit": current_commit(), "torch": torch.__version__,
+        "commit": commit().short, "torch": torch.__version__,
         "pictures": PICTURES, "held_out": HELD_OUT, "losses": log[-1],
         "log": log[:: max(1, len(log) // 24)],
     }
-    (out / "magnet.json").write_text(json.dumps(page, indent=1) + "\n")
-
-# %% ../../nbs/bench/03_magnet_train.ipynb #d1cf05f7
-def current_commit() -> str:
-    "The checkout's commit, marked where its files differ from it; empty outside a checkout."
-    here = str(Path(find_spec("mfdan").origin).parent)
-    ask = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+    write_atomic(out / "magnet.json", json.dumps(page, indent=1) + "\n")
 
 # %% ../../nbs/bench/03_magnet_train.ipynb #76c2e3dd
 GPU = MagnetTrainConfig(

@@ -16,7 +16,8 @@ import torch
 from joblib.externals.loky import ProcessPoolExecutor
 
 from .cost import peak_memory
-from ..core.config import ModelConfig, TrainConfig
+from ..core.config import TrainConfig
+from ..network.settings import MFDANConfig
 from ..data.prepared import Prepared
 from ..training.bank import Bank, Fold
 from ..training.fold import repeatable
@@ -33,7 +34,7 @@ class Timing(NamedTuple):
 
 # %% ../../nbs/bench/06_ways.ipynb #962ca2d8
 def time_steps(
-    prepared: Prepared, fold: Fold, model: ModelConfig, train: TrainConfig,
+    prepared: Prepared, fold: Fold, model: MFDANConfig, train: TrainConfig,
     engine: str = "eager",  # see `train.make_step`
     device: str = "cpu",
     steps: int = 20,  # timed
@@ -65,7 +66,7 @@ WAYS = {  # device -> engine and precision; the first is the reference
 
 
 def time_way(
-    prepared: Prepared, fold: Fold, model: ModelConfig, train: TrainConfig,
+    prepared: Prepared, fold: Fold, model: MFDANConfig, train: TrainConfig,
     *how,  # engine ... of `time_steps`
     gaps: bool = True,
 ) -> tuple[Timing, np.ndarray | float]:
@@ -77,7 +78,7 @@ def time_way(
 
 # %% ../../nbs/bench/06_ways.ipynb #a6e18ac5
 def compare_ways(
-    prepared: Prepared, fold: Fold, model: ModelConfig, train: TrainConfig,
+    prepared: Prepared, fold: Fold, model: MFDANConfig, train: TrainConfig,
     device: str = "cuda",
     steps: int = 20,
     warm: int = 3,

@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from .ways import compare_ways
-from ..core.config import ModelConfig, TrainConfig
+from ..core.config import TrainConfig
+from ..network.settings import MFDANConfig
 from ..data.planted import planted
 from ..training.bank import Bank
 from ..training.fold import repeatable
@@ -52,7 +53,7 @@ class Work(NamedTuple):
 
 # %% ../../nbs/bench/07_work.ipynb #965c9b09
 def count_work(
-    model: ModelConfig,
+    model: MFDANConfig,
     train: TrainConfig,
     batch: int = 8,  # clips to count with
 ) -> Work:
@@ -98,7 +99,7 @@ def parts_of(network: nn.Module) -> pd.DataFrame:  # part, output, parameters, M
 # %% ../../nbs/bench/07_work.ipynb #877a8493
 def compare_readings(
     names: tuple[str, ...],  # of `READINGS`
-    model: ModelConfig, train: TrainConfig,
+    model: MFDANConfig, train: TrainConfig,
     **how,  # for `compare_ways`
 ) -> pd.DataFrame:
     "What a step of each reading costs, on made-up clips."

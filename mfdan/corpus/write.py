@@ -9,10 +9,7 @@ __all__ = ['ONSET', 'CODED', 'COUNTS', 'SHORT', 'frame_file', 'write_clip', 'wri
 # %% ../../nbs/corpus/04_write.ipynb #670e4bc1
 import io
 import json
-import os
 import re
-import shutil
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,7 +24,7 @@ from joblib.externals.loky import get_reusable_executor
 from numpy import ndarray
 
 from ..core.config import one_of
-from ..core.files import cache_root
+from ..core.files import MARKER, atomic_folder, cache_root, sweep, write_atomic
 from .face import VERSION
 from .film import LOOKS, Clip, render
 
@@ -163,7 +160,7 @@ def write_corpus(
     if workers > 1: get_reusable_executor().shutdown()  # idle workers would hold up the exit
     write_annotations(root, written)
     about = {"corpus": size, "seed": seed, "version": VERSION}
-    (root / "mfdan-corpus.json").write_text(json.dumps(about) + "\n")
+    write_atomic(root / MARKER, json.dumps(about) + "\n")
     return root
 
 # %% ../../nbs/corpus/04_write.ipynb #d2bc5d2f
@@ -176,15 +173,9 @@ def embedded_corpus(
     "The corpus in the cache; written when it is first asked for."
     one_of("size", size, tuple(COUNTS))
     root = (cache or cache_root()) / "corpora" / f"{size}-{seed}-v{VERSION}"
-    if (root / "mfdan-corpus.json").exists(): return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=".writing-"))
-    try:
-        write_corpus(temporary, size, seed, workers)
-        try: os.rename(temporary, root)
-        except OSError:  # another process was faster: its bytes are the same
-            if not (root / "mfdan-corpus.json").exists(): raise
-    finally: shutil.rmtree(temporary, ignore_errors=True)
+    if (root / MARKER).exists(): return root
+    sweep(root.parent)
+    with atomic_folder(root, complete=MARKER) as inside: write_corpus(inside, size, seed, workers)
     return root
 
 # %% ../../nbs/corpus/04_write.ipynb #c196b931

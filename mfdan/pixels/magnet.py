@@ -7,7 +7,7 @@ __all__ = ['PORT_KEYS', 'ConvBlock', 'ResBlock', 'res_blocks', 'Encoder', 'Manip
            'from_port', 'load_magnet', 'to_signed', 'to_uint8', 'check_pair', 'packaged', 'magnify_bank', 'magnify',
            'magnify_linear']
 
-# %% ../../nbs/pixels/05_magnet.ipynb #5670fd4c
+# %% ../../nbs/pixels/05_magnet.ipynb #c3
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..core.files import asset
 
-# %% ../../nbs/pixels/05_magnet.ipynb #b45cf0b5
+# %% ../../nbs/pixels/05_magnet.ipynb #c6
 class ConvBlock(nn.Module):
     "Reflection padding, a convolution without bias, and perhaps a ReLU."
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1, relu: bool = True):
@@ -33,7 +33,7 @@ class ConvBlock(nn.Module):
         x = self.conv(self.pad(x))
         return x.relu_() if self.relu else x
 
-# %% ../../nbs/pixels/05_magnet.ipynb #6abdcd81
+# %% ../../nbs/pixels/05_magnet.ipynb #c8
 class ResBlock(nn.Module):
     "A residual block of two 3x3 convolutions."
     def __init__(self, width: int):
@@ -48,7 +48,7 @@ def res_blocks(width: int, count: int) -> nn.Sequential:
     "`count` residual blocks in a row."
     return nn.Sequential(*(ResBlock(width) for _ in range(count)))
 
-# %% ../../nbs/pixels/05_magnet.ipynb #da036321
+# %% ../../nbs/pixels/05_magnet.ipynb #c11
 class Encoder(nn.Module):
     "A frame to its texture and its shape."
     def __init__(self):
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         x = self.shared(self.down(self.stem(x)))
         return self.texture(self.to_texture(x)), self.shape(self.to_shape(x))
 
-# %% ../../nbs/pixels/05_magnet.ipynb #0a676dce
+# %% ../../nbs/pixels/05_magnet.ipynb #c14
 class Manipulator(nn.Module):
     "Magnifies the difference of two shapes."
     def __init__(self):
@@ -80,7 +80,7 @@ class Manipulator(nn.Module):
     ) -> Float[Tensor, "b 32 i j"]:
         return apex + self.h_block(self.h(self.g(apex - onset) * gain))
 
-# %% ../../nbs/pixels/05_magnet.ipynb #ff07ec83
+# %% ../../nbs/pixels/05_magnet.ipynb #c17
 class Decoder(nn.Module):
     "Texture and shape to a frame."
     def __init__(self):
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         x = torch.cat([F.interpolate(texture, scale_factor=2.0), shape], 1)
         return self.to_rgb(self.to_full(F.interpolate(self.blocks(x), scale_factor=2.0)))
 
-# %% ../../nbs/pixels/05_magnet.ipynb #eea65989
+# %% ../../nbs/pixels/05_magnet.ipynb #c20
 class MagNet(nn.Module):
     "The magnifier of Oh et al. 2018."
     def __init__(
@@ -131,7 +131,7 @@ class MagNet(nn.Module):
         moved = self.manipulator(before, after, self.gain(factor))
         return self.decoder(texture, moved) + self.ground(texture, after, apex)
 
-# %% ../../nbs/pixels/05_magnet.ipynb #52665802
+# %% ../../nbs/pixels/05_magnet.ipynb #c23
 PORT_KEYS = {  # our name -> the public port's
     "encoder.stem": "encoder.cba_1", "encoder.down": "encoder.cba_2",
     "encoder.shared": "encoder.resblks",
@@ -143,7 +143,7 @@ PORT_KEYS = {  # our name -> the public port's
     "decoder.to_full": "decoder.cba_1", "decoder.to_rgb": "decoder.cba_2",
 }
 
-# %% ../../nbs/pixels/05_magnet.ipynb #d2c6e620
+# %% ../../nbs/pixels/05_magnet.ipynb #c24
 def port_key(
     key: str  # a key of our `state_dict`, such as "encoder.shared.0.first.conv.weight"
 ) -> str:  # "encoder.resblks.0.cba_1.conv2d.weight"
@@ -152,7 +152,7 @@ def port_key(
     inner = {"first": "cba_1", "second": "cba_2", "conv": "conv2d"}
     return ".".join([PORT_KEYS[f"{stage}.{part}"], *(inner.get(name, name) for name in rest)])
 
-# %% ../../nbs/pixels/05_magnet.ipynb #e59a8b06
+# %% ../../nbs/pixels/05_magnet.ipynb #c27
 def from_port(
     weights: dict[str, Tensor]  # the public port's tensors, perhaps with a `module.` prefix
 ) -> dict[str, Tensor]:  # under our names
@@ -163,7 +163,7 @@ def from_port(
         raise ValueError(f"not the public MagNet layout: {', '.join(missing[:4])} do not match")
     return {key: plain[name] for key, name in ours.items()}
 
-# %% ../../nbs/pixels/05_magnet.ipynb #28d801c4
+# %% ../../nbs/pixels/05_magnet.ipynb #c29
 def load_magnet(
     weights: str | Path | None = None,  # None: the package's; a .safetensors; a public .pth
 ) -> MagNet:  # in evaluation mode, float32, on the CPU
@@ -178,7 +178,7 @@ def load_magnet(
     net.load_state_dict({key: value.float() for key, value in tensors.items()})
     return net.eval().requires_grad_(False)
 
-# %% ../../nbs/pixels/05_magnet.ipynb #a886be21
+# %% ../../nbs/pixels/05_magnet.ipynb #c34
 def to_signed(
     frames: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]  # grey values 0 to 255
 ) -> Float[Tensor, "b 3 i j"]:  # in [-1, 1]; both sides multiples of 4, at least 8
@@ -192,7 +192,7 @@ def to_uint8(frames: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     "Grey values 0 to 255, rounded and clipped."
     return frames.round().clamp(0, 255).to(torch.uint8)
 
-# %% ../../nbs/pixels/05_magnet.ipynb #96fdf410
+# %% ../../nbs/pixels/05_magnet.ipynb #c36
 def check_pair(onset: Tensor, apex: Tensor) -> None:
     "Refuse what is not a batch of RGB pairs."
     if onset.ndim != 4 or onset.shape[1] != 3 or onset.shape != apex.shape:
@@ -200,13 +200,13 @@ def check_pair(onset: Tensor, apex: Tensor) -> None:
             "onset and apex must be RGB batches [b 3 h w] of one shape, grey values 0 to 255; "
             f"got {tuple(onset.shape)} and {tuple(apex.shape)}")
 
-
+# %% ../../nbs/pixels/05_magnet.ipynb #c38
 @lru_cache(maxsize=4)
 def packaged(device: str = "cpu") -> MagNet:  # one copy a device, channels last: faster on a CPU
     "The package's magnifier, loaded once."
     return load_magnet().to(device, memory_format=torch.channels_last)
 
-# %% ../../nbs/pixels/05_magnet.ipynb #08b958d5
+# %% ../../nbs/pixels/05_magnet.ipynb #c41
 @torch.inference_mode()
 def magnify_bank(
     onset: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],  # grey values 0 to 255, any size
@@ -231,7 +231,7 @@ def magnify_bank(
                 bank[factor] = to_uint8((frame + 1) * 127.5)
     return torch.stack([bank[factor] for factor in factors], 1)
 
-# %% ../../nbs/pixels/05_magnet.ipynb #65621f98
+# %% ../../nbs/pixels/05_magnet.ipynb #c45
 def magnify(
     onset: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],  # grey values 0 to 255, any size
     apex: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],
@@ -241,7 +241,7 @@ def magnify(
     "The scene with its motion made `factor` times as large."
     return magnify_bank(onset, apex, (factor,), model)[:, 0]
 
-# %% ../../nbs/pixels/05_magnet.ipynb #5b351306
+# %% ../../nbs/pixels/05_magnet.ipynb #c48
 def magnify_linear(
     onset: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],  # grey values 0 to 255
     apex: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"],

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.files import stable_hash
+from ..core.files import stable_hash, write_atomic
 from ..core.provenance import provenance
 from ..data.protocols import CLASSES
-from .save import write_text
 from .study import Study, predictions
 from .tables import run_of
 from ..scores.metrics import confusion, uar, uf1
-from ..training.audit import audit
+from ..training.predictions import audit
 
 # %% ../../nbs/results/25_certificate.ipynb #fc470eae
 def hidden(name: str, salt: str) -> str:
@@ -71,8 +70,8 @@ def certificate(
                "settings": {s: stable_hash([r.run.model.__dict__, r.run.train.__dict__])
                             for r in rows for s in [r.scope]},
                "folds with leaks": int(leaks), "scores": scores(packed), "predictions": packed}
-    write_text(folder / "certificate-salt.txt", f"{salt}\nkeep this to yourself\n")
-    write_text(folder / "certificate.json", json.dumps(seal(content), indent=1) + "\n")
+    write_atomic(folder / "certificate-salt.txt", f"{salt}\nkeep this to yourself\n")
+    write_atomic(folder / "certificate.json", json.dumps(seal(content), indent=1) + "\n")
     return folder / "certificate.json"
 
 # %% ../../nbs/results/25_certificate.ipynb #725717ad

@@ -14,7 +14,7 @@ from ..core.config import SCOPES
 from ..data.prepared import Prepared
 from .runs import variant
 from ..scores.oracle import oracle
-from ..training.loso import load_folds
+from ..training.predictions import load_folds
 from ..training.plan import Run
 
 # %% ../../nbs/results/04_development.ipynb #14777444

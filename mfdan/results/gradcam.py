@@ -25,7 +25,7 @@ from .study import NotInCorpus, Study, train_rows
 from .table import Table
 from ..scores.intervals import Interval
 from ..training.bank import Bank, channels
-from ..training.loso import load_network, load_predictions
+from ..training.predictions import load_network, load_predictions
 from ..training.plan import Run
 
 # %% ../../nbs/results/09_gradcam.ipynb #89c275ce

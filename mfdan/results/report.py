@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 
 from ..core.config import RunConfig
+from ..core.files import write_atomic
 from ..core.provenance import provenance
-from .save import product_folder, stamp, write_text
+from .save import product_folder, stamp
 
 # %% ../../nbs/results/23_report.ipynb #d6b8c2fe
 STYLE = """
@@ -79,5 +80,5 @@ def write_report(
             f'<p class="stamp">{html.escape(stamp(run))}</p><nav>{links}</nav>{absent}'
             f'<details><summary>Provenance</summary><pre>{about}</pre></details></header>{body}')
     file = product_folder(run) / "report.html"
-    write_text(file, page)
+    write_atomic(file, page)
     return file

@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..core.config import RunConfig
-from ..core.files import project_root, stable_hash
+from ..core.files import project_root, stable_hash, sweep, write_atomic
 from .report import write_report
 from .save import product_folder
 from .study import NotInCorpus, Study, train_rows
@@ -95,7 +95,7 @@ def execute(
             cwd=str(source.parent), extra_arguments=["--log-level=40"])
     except papermill.PapermillExecutionError as error:
         return source.stem, error.ename, error.evalue
-    target.with_suffix(".key").write_text(key)
+    write_atomic(target.with_suffix(".key"), key)
     return None
 
 # %% ../../nbs/results/26_reproduce.ipynb #3c66bf03
@@ -140,7 +140,7 @@ def reproduce(
 ) -> Path:  # the report
     "From a corpus to the report."
     names = chosen(only, everything)
-    writable(product_folder(run))
+    sweep(writable(product_folder(run)))
     study = Study(run)
     tables = dict.fromkeys(table for tables in names.values() for table in tables)
     train_rows(study, study.rows(*tables))

@@ -15,7 +15,7 @@ import pandas as pd
 from ..data.prepared import Prepared
 from ..data.protocols import classes_of
 from .metrics import confusion, uf1
-from ..training.loso import load_folds, to_table
+from ..training.predictions import load_folds, to_table
 from ..training.plan import Run, plan
 
 # %% ../../nbs/scores/04_choice.ipynb #94d51fb5

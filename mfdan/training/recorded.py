@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['recall', 'Recorded', 'GraphedStep', 'make_step']
 
-# %% ../../nbs/training/05_recorded.ipynb #00788f2b
+# %% ../../nbs/training/05_recorded.ipynb #b0719df8
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.config import ModelConfig, TrainConfig, one_of
+from ..core.config import TrainConfig, one_of
 from .bank import Bank, Fold
 from .step import Step
 from ..zoo.contract import build
 
-# %% ../../nbs/training/05_recorded.ipynb #564ab36c
+# %% ../../nbs/training/05_recorded.ipynb #2a08bc96
 def recall(
     optimizer: torch.optim.Optimizer,
     saved: dict,  # a `state_dict`; an empty one: as at the beginning
@@ -38,7 +38,7 @@ def recall(
     for group, old in zip(own["param_groups"], saved.get("param_groups", ())):
         if torch.is_tensor(old.get("step")): group["step"].copy_(old["step"])
 
-# %% ../../nbs/training/05_recorded.ipynb #7a945b35
+# %% ../../nbs/training/05_recorded.ipynb #2de1c49c
 class Recorded:
     "A function of tensors, captured once as a CUDA graph and replayed."
 
@@ -57,7 +57,7 @@ class Recorded:
         self.graph.replay()
         return self.out.clone()
 
-# %% ../../nbs/training/05_recorded.ipynb #ed6e1fb4
+# %% ../../nbs/training/05_recorded.ipynb #2473a25b
 class GraphedStep(Step):
     "The same step, recorded once and replayed for fold after fold."
 
@@ -92,14 +92,15 @@ class GraphedStep(Step):
 
     def slots(self, count: int) -> int: return self.train.batch  # one shape, recorded once
 
-# %% ../../nbs/training/05_recorded.ipynb #033efe37
+# %% ../../nbs/training/05_recorded.ipynb #3f272bd2
 def make_step(
-    model: ModelConfig, bank: Bank, fold: Fold, train: TrainConfig,
+    model,  # settings of a network
+    bank: Bank, fold: Fold, train: TrainConfig,
     engine: str = "eager",  # or "graph" (recorded), or "compile" (and recorded, on a GPU)
 ) -> Step:  # with a network that the current random state draws
     "Choose how a step is executed; recorded ones stay with the bank, for the next fold."
     one_of("engine", engine, ("eager", "graph", "compile"))
-    network, compiled = build(model).to(bank.device), engine == "compile"
+    network, compiled = build(model, len(fold.classes)).to(bank.device), engine == "compile"
     recorded = engine == "graph" or compiled and bank.device.type == "cuda"
     if not recorded or train.optimizer == "adan-pytorch":  # that one counts on the host
         return Step(network, bank, fold, train, compiled)

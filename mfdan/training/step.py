@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Step', 'predict']
 
-# %% ../../nbs/training/04_step.ipynb #8d7cb62a
+# %% ../../nbs/training/04_step.ipynb #25411892
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..core.config import TrainConfig
 from .adan import make_optimizer
-from .bank import Bank, Fold, channels, flow_scale
+from .bank import Bank, Fold, side_statistics
 from .losses import make_loss
 
-# %% ../../nbs/training/04_step.ipynb #64fd2452
+# %% ../../nbs/training/04_step.ipynb #b61097be
 class Step:
     "What is executed again and again: a step of training, and a look at some clips."
     def __init__(self, network: nn.Module, bank: Bank, fold: Fold, train: TrainConfig,
@@ -24,7 +24,7 @@ class Step:
         self.network, self.bank, self.train = network, bank, train
         self.fused = torch.compile(network, dynamic=False) if compiled else network
         self.target = torch.full((len(fold.labels),), -1, device=bank.device)
-        self.divisor = torch.empty(3, 1, 1, device=bank.device)
+        self.divisors = [d.to(bank.device) for d in bank.divisors({})]
         self.loss = make_loss(train.loss, train.gamma, len(fold.classes))
         self.optimizer = make_optimizer(
             train.optimizer, network.parameters(), train.lr, train.weight_decay)
@@ -32,18 +32,19 @@ class Step:
 
     def face(self, fold: Fold) -> None:
         "Take the labels and statistics of a fold's training side, and nothing else of it."
-        self.scale = flow_scale(self.bank.power, fold.train)
+        self.statistics = side_statistics(self.bank.power, fold)
         known = torch.full((len(fold.labels),), -1)
         known[list(fold.train)] = torch.tensor(fold.labels)[list(fold.train)]
         self.target.copy_(known)
-        self.divisor.copy_(channels(self.scale))
+        for static, fresh in zip(self.divisors, self.bank.divisors(self.statistics)):
+            static.copy_(fresh)
 
     def logits(self, rows, factors, network=None) -> Float[Tensor, "b c"]:
         "Gather and forward; in bf16 where the settings ask for it."
         with torch.autocast(self.bank.device.type, torch.bfloat16, cache_enabled=False,
                             enabled=self.train.precision == "bf16"):
             shown = self.network if network is None else network
-            return shown(*self.bank.batch(rows, factors, self.divisor))
+            return shown(*self.bank.batch(rows, factors, self.divisors))
 
     def backward(self, rows, factors, weight) -> Float[Tensor, ""]:
         "Loss of a batch, with gradients left in the parameters."
@@ -62,7 +63,7 @@ class Step:
     def slots(self, count: int) -> int:  # clips in each of the batches that show `count` clips
         return -(-count // -(-count // self.train.batch))
 
-# %% ../../nbs/training/04_step.ipynb #540b5914
+# %% ../../nbs/training/04_step.ipynb #d85f8746
 @torch.no_grad()
 def predict(
     step: Step,  # its network, arrays and normalisation
