@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['table_2', 'prepared_counts', 'audited', 'folds_table']
 
-# %% ../../nbs/results/12_corpus_tables.ipynb #42a8c0ad
+# %% ../../nbs/results/12_corpus_tables.ipynb #ce853f67
 import pandas as pd
 
 from ..data.protocols import CLASSES, check_counts
@@ -14,14 +14,13 @@ from .runs import TableRow, distinct_runs, paper_rows
 from .save import shown
 from .study import Study, train_rows
 from .table import Table
-from ..training.audit import audit
-from ..training.loso import load_folds
+from ..training.predictions import audit, load_folds
 
-# %% ../../nbs/results/12_corpus_tables.ipynb #3fb8df56
+# %% ../../nbs/results/12_corpus_tables.ipynb #ea759f79
 @product("table_2", "table_2", "Table II: clips")
 def table_2(study: Study) -> Table:
-    "Clips a class and database, found and printed."
-    counts = check_counts(study.clips)
+    "Clips a class and database, found and printed; what could not be prepared does not count."
+    counts = check_counts(study.prepared.clips)
     rows = counts[counts["class"].isin(CLASSES)]
     return Table(pd.DataFrame({
         "corpus": [shown(study.run, d) for d in rows.database], "class": rows["class"],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'settings_runs', 'compare_settings']
 
-# %% ../../nbs/results/04_development.ipynb #5c22ff9b
+# %% ../../nbs/results/04_development.ipynb #97ba63ee
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +14,8 @@ from ..core.config import SCOPES
 from ..data.prepared import Prepared
 from .runs import variant
 from ..scores.oracle import oracle
-from ..training.predictions import load_folds
 from ..training.plan import Run
+from ..training.predictions import load_folds
 
 # %% ../../nbs/results/04_development.ipynb #14777444
 DEVELOPMENT = 1000  # embedded corpora and seeds from here on are for choosing, never for reporting

@@ -6,7 +6,8 @@
 __all__ = ['grad_cam', 'explain', 'explained_by_all', 'moving', 'heat_share', 'mean_over_subjects', 'rows_explained',
            'heat_table']
 
-# %% ../../nbs/results/09_gradcam.ipynb #0fe24225
+# %% ../../nbs/results/09_gradcam.ipynb #9a2783fb
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,30 +25,30 @@ from .runs import TableRow, rows_of_table_5
 from .study import NotInCorpus, Study, train_rows
 from .table import Table
 from ..scores.intervals import Interval
-from ..training.bank import Bank, channels
-from ..training.predictions import load_network, load_predictions
+from ..training.bank import Bank
 from ..training.plan import Run
+from ..training.predictions import load_network, load_predictions
+from ..zoo.contract import method_of
 
-# %% ../../nbs/results/09_gradcam.ipynb #89c275ce
+# %% ../../nbs/results/09_gradcam.ipynb #328914ca
 def grad_cam(
-    network: nn.Module,  # in evaluation; has an `explained_layer`
-    image: Float[Tensor, "b 3 h w"],
-    flow: Float[Tensor, "b 3 h w"],
+    network: nn.Module,  # in evaluation; has an `explained_layer`, with channels last
+    inputs: Sequence[Float[Tensor, "b c h w"]],  # what it looks at; the heat is of the first's size
     target: list[int] | None = None,  # class of each sample; the predicted one if not given
 ) -> Float[Tensor, "b h w"]:  # sums to 1, or is zero where nothing speaks for the class
     "Where the layer's activations speak for a class."
     kept = []
     handle = network.explained_layer.register_forward_hook(lambda _, __, out: kept.append(out))
-    try: logits = network(image, flow)
+    try: logits = network(*inputs)
     finally: handle.remove()
     chosen = logits.argmax(1) if target is None else torch.as_tensor(target)
     score = logits.gather(1, chosen[:, None]).sum()
     (gradient,) = torch.autograd.grad(score, kept[0])  # b h w c
     heat = (kept[0] * gradient.mean((1, 2), keepdim=True)).sum(-1).relu().detach()
-    heat = F.interpolate(heat[:, None], image.shape[-2:], mode="bilinear")[:, 0]
+    heat = F.interpolate(heat[:, None], inputs[0].shape[-2:], mode="bilinear")[:, 0]
     return heat / heat.sum((1, 2), keepdim=True).clamp(min=1e-12)
 
-# %% ../../nbs/results/09_gradcam.ipynb #0bc74bf0
+# %% ../../nbs/results/09_gradcam.ipynb #56f7ff7b
 def explain(
     store: Path, prepared: Prepared, run: Run,
     clip_id: str,
@@ -56,11 +57,14 @@ def explain(
     "The heat of one clip, by the network of the fold that held it out."
     network, record = load_network(store, prepared, run, clip_id)
     row = prepared.clips.index[prepared.clips.clip_id == clip_id]
-    bank = Bank(replace(prepared, arrays={n: prepared[n][row] for n in ("flow", "magnified")}))
-    row = torch.tensor([0])  # the bank holds this clip alone
+    inputs = method_of(run.model).inputs(run.model)
+    alone = {wanted.array: prepared[wanted.array][row] for wanted in inputs}
+    bank = Bank(replace(prepared, arrays=alone), inputs)  # of this clip
+    learnt = {wanted.array: record["statistics"][f"{wanted.array}_rms"]
+              for wanted in inputs if wanted.learns}
     factor = torch.tensor([bank.factor_index(run.train.factor)])
-    image, flow = bank.batch(row, factor, channels(record["statistics"]["flow_rms"]))
-    return grad_cam(network, image, flow, None if target is None else [target])[0].numpy()
+    shown = bank.batch(torch.tensor([0]), factor, bank.divisors(learnt))
+    return grad_cam(network, shown, None if target is None else [target])[0].numpy()
 
 # %% ../../nbs/results/09_gradcam.ipynb #a8cd566b
 def explained_by_all(

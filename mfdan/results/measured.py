@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['measure', 'seed_means', 'chance', 'linear']
 
-# %% ../../nbs/results/10_measured.ipynb #86b11c9b
+# %% ../../nbs/results/10_measured.ipynb #71ec5a4f
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from ..data.protocols import CLASSES
-from .study import Study
+from .runs import TableRow, variant
+from .study import Study, predictions
 from ..scores.intervals import Interval, bootstrap_interval
 from ..scores.metrics import confusion, uf1
-from ..zoo.floor import baseline_predictions
 
 # %% ../../nbs/results/10_measured.ipynb #bccdaea0
 def measure(
@@ -42,8 +42,8 @@ def chance(part: pd.DataFrame, classes: tuple[str, ...] = CLASSES) -> float:
     most = part.true.mode()[0]
     return float(uf1(confusion(part.true, np.full(len(part), most), classes)))
 
-# %% ../../nbs/results/10_measured.ipynb #658baa40
+# %% ../../nbs/results/10_measured.ipynb #7a87af9d
 def linear(study: Study, scope: str) -> float:
-    "UF1 of the linear baseline on small flow images, which knows no network."
-    said = baseline_predictions(study.prepared, "linear", scope)
-    return float(uf1(confusion(said.true, said.pred, CLASSES)))
+    "UF1 of the linear baseline on small flow images, which knows no network and no seed."
+    row = TableRow("linear", scope, variant(study.run.profile, scope, method="linear"))
+    return seed_means(predictions(study, [row]))

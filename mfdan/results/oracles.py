@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['oracle_curves', 'draw_oracles', 'oracle_figure', 'oracle_table', 'null_figure', 'null_table']
 
-# %% ../../nbs/results/16_oracles.ipynb #581e6d0a
+# %% ../../nbs/results/16_oracles.ipynb #f748d058
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from .study import Study, predictions, train_rows
 from .table import Table
 from ..scores.metrics import uf1
 from ..scores.oracle import oracle
-from ..training.loso import load_folds
+from ..training.predictions import load_folds
 
 # %% ../../nbs/results/16_oracles.ipynb #cdb44f0d
 if TYPE_CHECKING: from matplotlib.figure import Figure  # a GPU node has none
@@ -37,23 +37,22 @@ def oracle_curves(
         curves[row.scope] = oracle(load_folds(study.store, study.prepared, row.run))
     return curves
 
-# %% ../../nbs/results/16_oracles.ipynb #47308f92
+# %% ../../nbs/results/16_oracles.ipynb #7e8ee509
 def draw_oracles(
     study: Study,
     curves: dict[str, pd.DataFrame],  # of `oracle_curves`
 ) -> "Figure":
     "Every rule's score against the epochs trained, by scope."
     from matplotlib import pyplot as plt
+
+    from mfdan.core.show import show_curves
     figure, axes = plt.subplots(1, len(curves), figsize=(3 * len(curves), 2.6), sharey=True,
-                                squeeze=False)
+                                squeeze=False, layout="constrained")
     for ax, (scope, curve) in zip(axes[0], curves.items()):
-        for rule in ("last", "one best", "best per fold"):
-            ax.plot(curve[f"{rule} UF1"], label=rule)
-        ax.set_title(shown(study.run, scope), fontsize=8)
-        ax.set(xlabel="epochs trained", ylim=(0, 1))
-    axes[0, 0].set_ylabel("UF1")
-    axes[0, -1].legend(fontsize=7)
-    figure.tight_layout()
+        rules = {rule: (curve.index, curve[f"{rule} UF1"])
+                 for rule in ("last", "one best", "best per fold")}
+        show_curves(rules, ax=ax, title=shown(study.run, scope), xlabel="epochs trained",
+                    ylabel="UF1", ylim=(0, 1))
     return figure
 
 # %% ../../nbs/results/16_oracles.ipynb #76a061f3

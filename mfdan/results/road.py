@@ -17,7 +17,7 @@ from .products import product
 from .study import Study
 from .table import Table
 
-# %% ../../nbs/results/21_road.ipynb #849d64d7
+# %% ../../nbs/results/21_road.ipynb #8b455d6e
 class Stage(NamedTuple):
     "A stage of the road, as it was walked."
     stage: str  # "prepare", "train" or "notebooks"
@@ -34,8 +34,7 @@ def notes(run: RunConfig) -> Path:
 
 def note_stages(run: RunConfig, stages: list[Stage]) -> None:
     "Keep what a road took; the notebook that showed the last one is out of date."
-    text = json.dumps([stage._asdict() for stage in stages], indent=1)
-    write_atomic(notes(run), text.encode())
+    write_atomic(notes(run), json.dumps([stage._asdict() for stage in stages], indent=1))
     notes(run).with_suffix(".key").unlink(missing_ok=True)
 
 # %% ../../nbs/results/21_road.ipynb #3f7bcb17

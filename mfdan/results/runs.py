@@ -7,19 +7,20 @@ __all__ = ['ABLATION', 'NLL_SEED', 'LOSSES', 'SINGLES', 'TableRow', 'plain_mergi
            'distinct_runs', 'rows_of_table_5', 'rows_of_table_6', 'rows_of_table_7', 'paper_rows', 'rows_of_readings',
            'rows_of_null', 'rows_of_native', 'rows_of_database']
 
-# %% ../../nbs/results/03_runs.ipynb #df6f2e22
+# %% ../../nbs/results/03_runs.ipynb #0c2f96da
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..core.config import DATABASES, ModelConfig, PROFILES, READINGS, SCOPES, one_of
-from ..data.protocols import classes_of
+from ..core.config import DATABASES, PROFILES, SCOPES, one_of
 from ..network.mfdan import geometry
+from ..network.settings import READINGS, MFDANConfig
 from .printed import dropkey_rate
 from ..scores.choice import DROPKEY_RATES
 from ..training.plan import Run
+from ..zoo.contract import settings_of
 
-# %% ../../nbs/results/03_runs.ipynb #d1eb3e17
+# %% ../../nbs/results/03_runs.ipynb #c9b60761
 class TableRow(NamedTuple):
     "A row of a table: what it is called there, over what it ranges, and what to run."
     label: str
@@ -27,28 +28,32 @@ class TableRow(NamedTuple):
     run: Run
 
 
-def plain_merging(model: ModelConfig) -> ModelConfig:
+def plain_merging(model: MFDANConfig) -> MFDANConfig:
     "The default's name for a merging that is the default's geometry."
     default = replace(model, merging="keep")
     return default if geometry(model) == geometry(default) else model
 
-# %% ../../nbs/results/03_runs.ipynb #e7b4120c
+# %% ../../nbs/results/03_runs.ipynb #0b668983
 def variant(
     profile: str,  # a key of `config.PROFILES`
     scope: str,  # a database, or "composite"
     seed: int = 0,
-    model: dict | None = None,  # what differs from the profile's `ModelConfig`
-    train: dict | None = None,  # what differs from its `TrainConfig`
+    model: dict | None = None,  # what differs from the method's settings in this profile
+    train: dict | None = None,  # what differs in how it is trained
+    method: str = "mfdan",
     **run,  # further fields of `Run`
 ) -> Run:
-    "The profile's run over a scope, at the DropKey rate that the paper prints for it."
+    "A method's run over a scope; MFDAN's at the DropKey rate that the paper prints for it."
     one_of("profile", profile, tuple(PROFILES))
-    _, base, training = PROFILES[profile]
-    changed = {"dropkey": dropkey_rate(scope)[0]} | (model or {})
-    network = plain_merging(replace(base, **changed))
-    said = [f"{k}={v}" for k, v in {**changed, **(train or {}), **run}.items()]
+    base, training = settings_of(method, profile)
+    changed, train = model or {}, train or {}
+    if method == "mfdan": changed = {"dropkey": dropkey_rate(scope)[0]} | changed
+    settings = replace(base, **changed)
+    if method == "mfdan": settings = plain_merging(settings)
+    said = [f"{name}={value}" for name, value in {**changed, **train, **run}.items()]
+    if method != "mfdan": said.insert(0, method)
     name = ", ".join([scope, *said, f"seed={seed}"])
-    return Run(name, scope, network, replace(training, **(train or {}), seed=seed), **run)
+    return Run(name, scope, settings, replace(training, **train, seed=seed), **run)
 
 # %% ../../nbs/results/03_runs.ipynb #0d3630f2
 def rows_of_table_3(profile: str = "quick", seeds: int = 1) -> list[TableRow]:  # seed by seed
@@ -121,16 +126,11 @@ def rows_of_null(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     return [TableRow("shuffled labels", scope, variant(profile, scope, seed, shuffled=seed))
             for seed in range(seeds) for scope in SCOPES]
 
-# %% ../../nbs/results/03_runs.ipynb #a46dce3b
+# %% ../../nbs/results/03_runs.ipynb #ca3bbb14
 def rows_of_native(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "Each database with its own classes."
-    rows = []
-    for seed in range(seeds):
-        for scope in DATABASES:
-            classes = {"classes": len(classes_of("native", scope))}
-            run = variant(profile, scope, seed, protocol="native", model=classes)
-            rows.append(TableRow("MFDAN", scope, run))
-    return rows
+    return [TableRow("MFDAN", scope, variant(profile, scope, seed, protocol="native"))
+            for seed in range(seeds) for scope in DATABASES]
 
 
 def rows_of_database(profile: str = "quick", seeds: int = 1) -> list[TableRow]:

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['shown', 'check_names', 'product_folder', 'stamp', 'table_texts', 'save_about', 'save_table', 'seen', 'save_figure']
 
-# %% ../../nbs/results/06_save.ipynb #1cc74a2b
+# %% ../../nbs/results/06_save.ipynb #0df1b8fc
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def stamp(run: RunConfig) -> str:
     return (f"embedded corpus '{run.corpus}' (synthetic expressions on warps of one photograph), "
             f"profile {run.profile}, {run.seeds} seed(s): tests machinery, not the paper")
 
-# %% ../../nbs/results/06_save.ipynb #40dd2f85
+# %% ../../nbs/results/06_save.ipynb #e6995548
 def table_texts(
     table: Table,
     run: RunConfig,
@@ -79,10 +80,9 @@ def table_texts(
 
 def save_about(base: Path, about: dict) -> None:
     "Write the provenance of a product beside it."
-    text = json.dumps(about, indent=1, sort_keys=True) + "\n"
-    write_atomic(base.with_suffix(".json"), text.encode())
+    write_atomic(base.with_suffix(".json"), json.dumps(about, indent=1, sort_keys=True) + "\n")
 
-# %% ../../nbs/results/06_save.ipynb #2aeb38d6
+# %% ../../nbs/results/06_save.ipynb #1cbb711f
 def save_table(
     table: Table,
     run: RunConfig,
@@ -94,7 +94,7 @@ def save_table(
     check_names(table.frame, run)
     base = product_folder(run) / name
     for ending, text in table_texts(table, run, title).items():
-        write_atomic(base.with_suffix(ending), text.encode())
+        write_atomic(base.with_suffix(ending), text)
     save_about(base, {"title": title, "stamp": stamp(run), **provenance(run, **more)})
     return base.with_suffix(".csv")
 
@@ -106,7 +106,7 @@ def seen(
     "A face as pictures may show it: a licensed one is blank, unless it was asked for."
     return face if run.embedded or run.faces else np.full_like(face, 200)
 
-# %% ../../nbs/results/06_save.ipynb #2dcb1691
+# %% ../../nbs/results/06_save.ipynb #9d157826
 def save_figure(
     figure: "Figure",
     run: RunConfig,
@@ -124,8 +124,9 @@ def save_figure(
     figure.text(0.5, below, mark, ha="center", va="top", fontsize=6, color="0.4")
     for ending in ("png", "svg"):
         metadata = {"Date": None} if ending == "svg" else {"Software": None}
+        drawn = BytesIO()
         with rc_context({"svg.hashsalt": "mfdan"}):  # the same picture, the same bytes
-            figure.savefig(base.with_suffix(f".{ending}"), dpi=120, bbox_inches="tight",
-                           metadata=metadata)
+            figure.savefig(drawn, format=ending, dpi=120, bbox_inches="tight", metadata=metadata)
+        write_atomic(base.with_suffix(f".{ending}"), drawn.getvalue())
     save_about(base, {"title": title, "stamp": mark, "faces": faces, **provenance(run, **more)})
     return base.with_suffix(".png")

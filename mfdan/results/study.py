@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scopes_of', 'NotInCorpus', 'possible_rows', 'Study', 'planted_study', 'train_rows', 'predictions']
 
-# %% ../../nbs/results/07_study.ipynb #1564b666
+# %% ../../nbs/results/07_study.ipynb #1fbd3ab6
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +20,9 @@ from ..core.files import cache_root
 from ..data.planted import planted
 from ..data.prepared import Prepared, load_prepared, save_prepared
 from .runs import TableRow, distinct_runs
-from ..training.loso import Summary, load_predictions, run_loso
+from ..training.loso import run_loso
+from ..training.predictions import load_predictions
+from ..training.progress import Summary
 
 # %% ../../nbs/results/07_study.ipynb #fc0c477d
 if TYPE_CHECKING: from mfdan.data.root import Reading
@@ -50,7 +52,7 @@ def possible_rows(
                           f"{', '.join(scopes) or 'no database'}")
     return rows
 
-# %% ../../nbs/results/07_study.ipynb #0195fbb9
+# %% ../../nbs/results/07_study.ipynb #4be9abe2
 @dataclass(frozen=True)
 class Study:
     "A corpus as a run sees it; each part is made when it is first asked for."
@@ -73,11 +75,6 @@ class Study:
     def reading(self) -> "Reading":
         from mfdan.data.root import read_root
         return read_root(self.root)
-
-    @cached_property
-    def clips(self) -> pd.DataFrame:
-        "The clip table: as it was read, or as it was prepared elsewhere."
-        return self.prepared.clips if self.folder else self.reading.clips
 
     @cached_property
     def prepared(self) -> Prepared:

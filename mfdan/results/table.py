@@ -59,7 +59,7 @@ def read_number(
     first, *ends = (format(value, form) for value in values)
     return f"{first} [{', '.join(ends)}]" if ends else first
 
-# %% ../../nbs/results/05_table.ipynb #3f95d709
+# %% ../../nbs/results/05_table.ipynb #8c629904
 DECIMALS = 6  # of a number in a csv
 
 
@@ -67,17 +67,14 @@ DECIMALS = 6  # of a number in a csv
 class Table:
     "Numbers in columns, and how they are read."
     frame: pd.DataFrame  # one number or text a cell
-    forms: Mapping[str, str] = field(default_factory=dict)  # column -> ".3f" if nothing is said
+    forms: Mapping[str, str] = field(default_factory=dict)  # column -> such as "+.2f"
     empty: Mapping[str, str] = field(default_factory=dict)  # column -> read where there is nothing
+    digits: int = 3  # that are read, where no form is said
 
     @classmethod
-    def of(cls, rows: list[Mapping[str, object]], forms=None, empty=None) -> "Table":
+    def of(cls, rows: list[Mapping[str, object]], **how) -> "Table":
         "From rows of texts, numbers and `Interval`s."
-        return cls(to_frame(rows), forms or {}, empty or {})
-
-    def form(self, name: str) -> str:
-        "How a column's numbers are read."
-        return self.forms.get(name, ".3f" if is_float_dtype(self.frame[name]) else "d")
+        return cls(to_frame(rows), **how)
 
     def csv(self) -> str:
         "For machines: one number a column."
@@ -94,7 +91,7 @@ class Table:
 
     def __repr__(self) -> str: return self.shown().to_string(index=False)
 
-# %% ../../nbs/results/05_table.ipynb #e9f659a6
+# %% ../../nbs/results/05_table.ipynb #2f7104d4
 def read_as_text(
     table: Table,
 ) -> pd.DataFrame:  # of texts
@@ -102,10 +99,12 @@ def read_as_text(
     frame, made = table.frame, {}
     hidden = {end for name in frame for end in ends_of(frame, name)}
     for name in [name for name in frame if name not in hidden]:
-        parts, texts = frame[[name, *ends_of(frame, name)]], []
+        usual = f".{table.digits}f" if is_float_dtype(frame[name]) else "d"
+        form, texts = table.forms.get(name, usual), []
+        parts = frame[[name, *ends_of(frame, name)]]
         for row in parts.itertuples(index=False, name=None):
             if pd.isna(row[0]): texts.append(table.empty.get(name, ""))
-            elif is_numeric_dtype(frame[name]): texts.append(read_number(row, table.form(name)))
+            elif is_numeric_dtype(frame[name]): texts.append(read_number(row, form))
             else: texts.append(str(row[0]))
         made[name] = texts
     return pd.DataFrame(made, dtype=object)
