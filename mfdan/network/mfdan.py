@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PatchEmbed', 'PatchMerging', 'FlowDrivenLayer', 'make_attention', 'make_block', 'geometry', 'make_merging', 'MFDAN']
 
-# %% ../../nbs/network/05_mfdan.ipynb #28a3ab32
+# %% ../../nbs/network/05_mfdan.ipynb #cccd7ff1
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import FlowDrivenAttention, WindowAttention
-from .settings import MFDANConfig
+from .settings import PAPER, MFDANConfig
 from .sssn import SSSN
 from .windows import from_windows, shift_mask, to_windows
 
@@ -69,7 +69,7 @@ class FlowDrivenLayer(nn.Module):
         z = self.norm1(self.attend(z, flow)) + z
         return self.norm2(self.mlp(z)) + z
 
-# %% ../../nbs/network/05_mfdan.ipynb #ea6f6174
+# %% ../../nbs/network/05_mfdan.ipynb #8c423803
 def make_attention(config: MFDANConfig, width: int, heads: int) -> WindowAttention:
     "Driven by the flow, or by the image alone."
     options = {"dropkey": config.dropkey, "drop": config.drop}
@@ -85,7 +85,7 @@ def make_block(config: MFDANConfig, width: int, heads: int, size: int) -> nn.Mod
         [FlowDrivenLayer(make_attention(config, width, heads), width, size, config.window, shift,
                          config.mlp_ratio) for shift in (0, half)])
 
-# %% ../../nbs/network/05_mfdan.ipynb #7c90d7a4
+# %% ../../nbs/network/05_mfdan.ipynb #c4c08223
 def geometry(config: MFDANConfig) -> list[tuple[int, int]]:
     "(side of the map, width) at block 1 and after each merging."
     count = 1 if config.merging == "one" else config.mergings
@@ -106,12 +106,11 @@ def make_merging(steps: list[tuple[int, int]]) -> nn.Sequential:  # of `geometry
     widths = [width for _, width in steps]
     return nn.Sequential(*(PatchMerging(a, b) for a, b in zip(widths, widths[1:])))
 
-# %% ../../nbs/network/05_mfdan.ipynb #84eed45f
+# %% ../../nbs/network/05_mfdan.ipynb #95148eee
 class MFDAN(nn.Module):
     "Multi-level flow-driven attention network (Fig. 2)."
 
-    def __init__(self, config: MFDANConfig = MFDANConfig(),  # noqa: B008  (frozen)
-                 classes: int = 3):  # Table II
+    def __init__(self, config: MFDANConfig = PAPER, classes: int = 3):  # Table II
         super().__init__()
         self.config, steps = config, geometry(config)
         flow, (size1, width1), (size2, width2) = config.flow_attention, steps[0], steps[-1]
