@@ -20,7 +20,7 @@ from ..core.config import one_of
 from ..core.files import MARKER
 from .clips import make_table
 from .database import Database
-from .frames import fits, shapes, subfolders
+from .frames import may_stand, shapes, subfolders
 from .problems import LEFT_OUT, NOTED, LeftOut, Log
 from .protocols import MEGC2019
 from .reader import Place, read_apex_index, read_database
@@ -31,7 +31,7 @@ def looks_right(path: Path, level: str, record: Database) -> bool:
     "Does a folder look like a level of a shape? Of clips the record may say how they look."
     if level == "{clip}" and record.clip:
         return re.fullmatch(record.clip, path.name, re.I) is not None
-    return fits(path.name, level, record)
+    return may_stand(path.name, level, record)
 
 # %% ../../nbs/data/10_root.ipynb #5f1a4af4
 def holds(
