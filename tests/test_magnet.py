@@ -17,7 +17,8 @@ from mfdan.pixels.magnet import (
 from mfdan.bench.magnet_eval import texture_pairs
 from mfdan.bench.magnet_train import MagnetTrainConfig, ship_weights, train_magnet
 from mfdan.bench.scenes import (
-    SceneConfig, draw_field, draw_quadruplet, make_bank, origin, pixel_grid)
+    SceneConfig, draw_field, draw_quadruplet, origin, pixel_grid)
+from mfdan.bench.textures import make_bank
 
 SHARED = Path(__file__).parents[2] / "shared" / "magnet"
 
