@@ -18,16 +18,16 @@ from PIL import Image
 from skimage.data import astronaut
 
 from mfdan.core import files
+from mfdan.core.config import AlignConfig, FlowConfig, PrepareConfig
 from mfdan.data import prepared as folders
+from mfdan.data.clips import make_table
+from mfdan.data.images import read_image
+from mfdan.data.prepared import load_prepared, read_problems
 from mfdan.pixels import parts as room
 from mfdan.pixels.align import fit_alignment, warp
-from mfdan.data.clips import make_table
-from mfdan.core.config import AlignConfig, FlowConfig, PrepareConfig
-from mfdan.data.images import read_image
 from mfdan.pixels.flow import resize_flow, tvl1
-from mfdan.pixels.strain import strain
 from mfdan.pixels.prepare import prepare
-from mfdan.data.prepared import load_prepared, read_problems
+from mfdan.pixels.strain import strain
 
 PORTRAIT = np.ascontiguousarray(astronaut()[:260, 80:360])
 QUICK = PrepareConfig(size=28, factors=(0, 1), magnifier="linear",
