@@ -148,8 +148,10 @@ def load_method(
     module = sys.modules[path.stem] = module_from_spec(spec)
     before = set(METHODS)
     sys.path.insert(0, str(path.parent))
-    try: spec.loader.exec_module(module)
-    finally: sys.path.remove(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     new = [made for name, made in METHODS.items() if name not in before or made.file == path]
     if len(new) != 1:
         raise ValueError(f"{path}: it should define one method with @method; it defines {len(new)}")
