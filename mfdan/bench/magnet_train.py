@@ -38,7 +38,7 @@ def quiet_start(
     for key, weight in net.named_parameters():
         nn.init.kaiming_normal_(weight)
         if ".second." in key: weight.data.zero_()
-        elif ".first." not in key: weight.data *= size
+        if ".second." not in key and ".first." not in key: weight.data *= size
     net.decoder.to_rgb.conv.weight.data.zero_()
     return net
 

@@ -89,7 +89,8 @@ def compare_ways(
     for engine, precision in WAYS[device]:
         what = (prepared, fold, model, replace(train, precision=precision), engine, device, steps,
                 warm)
-        if device == "cuda": found, losses = time_way(*what, gaps=gaps)
+        if device == "cuda":
+            found, losses = time_way(*what, gaps=gaps)
         else:  # in a process of its own, for its memory
             with ProcessPoolExecutor(1) as pool:
                 found, losses = pool.submit(time_way, *what, gaps=gaps).result()
