@@ -601,8 +601,8 @@ def test_the_counted_runs_are_those_of_the_tables():
     from collections import Counter
 
     from mfdan.data.effort import RUNS
-    from mfdan.results.runs import paper_runs
-    runs = {row.run.name: row.scope for rows in paper_runs("paper", 1).values() for row in rows}
+    from mfdan.results.runs import paper_rows
+    runs = {row.run.name: row.scope for row in paper_rows("paper", 1)}
     assert RUNS == Counter(runs.values())
 
 
