@@ -40,7 +40,11 @@ def source(cell: dict) -> str:
 
 def cells(path: Path, kind: str = "code") -> list[dict]:
     "The cells of one kind."
-    made = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except ValueError as error:
+        raise SystemExit(f"{path}: is no notebook ({error}); was it damaged by a merge? take one "
+                         "side of it whole") from None
     return [cell for cell in made if cell["cell_type"] == kind]
 
 

@@ -17,6 +17,7 @@ WRITES = {"fsync", "mkdtemp", "mkstemp", "NamedTemporaryFile", "os.replace", "os
 ASKS = {"importlib.metadata", "platform"}
 TWINS = {  # public names that two modules may share, and why
     "main": "entry points of commands",
+    "MFDAN": "the network, and the network under the contract of a method",
     "iterate": "the GPU's version of tvl1's", "smooth": "the GPU's version of tvl1's",
     "sort5": "the GPU's version of tvl1's", "median_of_sorted": "the GPU's version of tvl1's",
 }
@@ -102,6 +103,25 @@ def floors(root: Path) -> list[str]:
                              f"not lie below it ({house.shown(there, root)} against "
                              f"{house.shown(here, root)}); move what both need down")
     return found
+
+
+def lost_imports(root: Path) -> list[str]:
+    "What modules and notebooks import of the package is there, inside functions too."
+    files = modules(root)
+    rooms = {f"mfdan.{room}" for room in house.order(root, "rooms")}
+    trees = [(str(path.relative_to(root)), tree_of(path), path) for path in files.values()]
+    for path in house.notebooks(root):
+        trees += [(f"{path.relative_to(root)}, cell {cell.get('id')}",
+                   ast.parse(house.source(cell)), path) for cell in house.cells(path)]
+    found = set()
+    for where, tree, path in trees:
+        for node in ast.walk(tree):
+            for name in imported(node, path, root):
+                home = owner(name, files)  # the module itself, or the module of what is named
+                known = home == name or home == name.rpartition(".")[0] and home not in rooms
+                if name.startswith("mfdan.") and not known:
+                    found.add(f"{where}: imports {name}, which is not there; where is it now?")
+    return sorted(found)
 
 
 def at_the_top(body: list[ast.stmt]):
@@ -208,4 +228,4 @@ def lengths(root: Path) -> list[str]:
     return found
 
 
-GUARDS = (undefined_names, floors, heavy_imports, one_of_each, names_once, lengths)
+GUARDS = (undefined_names, floors, lost_imports, heavy_imports, one_of_each, names_once, lengths)

@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfdan.data.clips import EMOTIONS, frame_path, make_table, middle_frame, nearest_frame
+from mfdan.data.clips import frame_path, make_table, middle_frame, nearest_frame
 from mfdan.data.protocols import (
-    PROTOCOLS, check_counts, classes_of, expected_counts, in_scope, membership_hash,
+    MEGC2019, PROTOCOLS, check_counts, classes_of, expected_counts, in_scope, membership_hash,
     with_labels)
-from mfdan.core.config import DATABASES
+from mfdan.data.registry import record_of
 
 
 @st.composite
 def records(draw):
-    database = draw(st.sampled_from(DATABASES))
+    database = draw(st.sampled_from(MEGC2019.databases))
     onset, rise, fall = (draw(st.integers(1, 60)) for _ in range(3))
     numbers = range(onset, onset + rise + fall + 1)
     return dict(database=database, subject=f"s{draw(st.integers(1, 4))}",
                 name=f"c{draw(st.integers(1, 30))}",
-                emotion=draw(st.sampled_from(EMOTIONS[database])),
+                emotion=draw(st.sampled_from(record_of(database).emotions)),
                 onset=onset, apex=draw(st.sampled_from([onset + rise, None])),
                 offset=onset + rise + fall, frames={n: Path(f"{n}.png") for n in numbers})
 
@@ -68,7 +68,7 @@ def test_the_check_counts_what_is_there(clips, protocol):
     counts, labelled = check_counts(clips, protocol), with_labels(clips, protocol)
     classes = counts[~counts["class"].isin(("subjects", "-"))]
     for scope, group in classes.groupby("database"):
-        assert group.found.sum() == len(in_scope(labelled, scope))
+        assert group.found.sum() == len(in_scope(labelled, scope, protocol))
     removed = sum(int(part.split(" x ")[0]) for text in counts.removed if text
                   for part in text.split("; "))
     assert removed == len(clips) - len(labelled)  # every rule's tally, each clip once

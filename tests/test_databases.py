@@ -585,10 +585,12 @@ def test_the_counted_work_is_that_of_the_networks(profile):
     from torch.utils.flop_counter import FlopCounterMode
 
     from mfdan.core.config import PROFILES
-    from mfdan.data.effort import WORK
-    from mfdan.pixels.magnet import magnify_bank
+    from mfdan.data.effort import EPOCHS, WORK
     from mfdan.network.mfdan import MFDAN
-    prepare, model, _ = PROFILES[profile]
+    from mfdan.pixels.magnet import magnify_bank
+    from mfdan.zoo.contract import settings_of
+    prepare, (model, train) = PROFILES[profile], settings_of("mfdan", profile)
+    assert EPOCHS[profile] == train.epochs
     image = torch.zeros(1, 3, prepare.size, prepare.size)
     with FlopCounterMode(display=False) as training: MFDAN(model)(image, image).sum().backward()
     with torch.no_grad(), FlopCounterMode(display=False) as bank:

@@ -163,6 +163,18 @@ def test_imports_from_below_and_of_packages_pass(house):
 
 
 @pytest.mark.parametrize("plant, says", [
+    (inside("from mfdan.network.doors import one"), f"{WINDOWS}: imports mfdan.network.doors.one"),
+    (inside("from mfdan.core import doors"), f"{WINDOWS}: imports mfdan.core.doors, which is not"),
+    (inside("from .doors import one"), f"{WINDOWS}: imports mfdan.network.doors.one, which is"),
+    (inside("import mfdan.doors.one"), f"{WINDOWS}: imports mfdan.doors.one, which is not there"),
+    (edited(PAPER, "seed: int = 0", "from mfdan.flow import tvl1"),
+     f"{PAPER}, cell c0: imports mfdan.flow.tvl1, which is not there"),
+])
+def test_an_import_of_what_is_not_there_is_found(house, plant, says):
+    check(house, of_modules.lost_imports, plant, says)
+
+
+@pytest.mark.parametrize("plant, says", [
     (with_line("import cv2"), "mfdan.network.windows: a GPU node lacks cv2 (imported thro"),
     (with_line("from skimage import data"), "mfdan.network.windows: a GPU node lacks skimage"),
     (with_line("try: import dlib\nexcept ImportError: pass"), "mfdan.network.windows: a GPU no"),
@@ -310,10 +322,25 @@ def test_a_readme_that_differs_is_found(house):
     check(house, guards.readme, lambda root: None, "README.md: does not agree with nbs/index.ipynb")
 
 
+def test_contributing_says_the_numbers_of_the_guards():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for said in (f"at most {guards.MEDIAN} lines", f"at most {of_modules.LONGEST} lines",
+                 f"at most {guards.SHARE_LARGE:.0%} have more than {guards.LARGE}",
+                 f"at least {guards.SHARE_SEEN:.0%} of the definitions", "more than four in a row"):
+        assert said in text, said
+    assert guards.IN_A_ROW == 4
+
+
 def test_every_guard_has_its_planted_fault():
     "A guard that no test here names would be believed and never seen to fail."
     text = Path(__file__).read_text()
     assert [g.__name__ for g in guards.GUARDS if f".{g.__name__}" not in text] == []
+
+
+def test_a_damaged_notebook_is_named(house):
+    edited(NETWORK, '"#| export', '"<<<<<<< ours\n"#| export')(house)
+    with pytest.raises(SystemExit, match=f"{NETWORK}: is no notebook .*take one side of it whole"):
+        guards.main(house)
 
 
 def test_all_that_is_wrong_is_printed_with_the_figures(house, capsys):

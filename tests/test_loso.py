@@ -14,28 +14,31 @@ import numpy as np
 import pytest
 import torch
 
-from mfdan import loso, train
-from mfdan.core import files
-from mfdan.data.protocols import classes_of
-from mfdan.core.config import DATABASES, TrainConfig
-from mfdan.network.settings import MFDANConfig
-from mfdan.training.audit import LeakError
-from mfdan.training.predictions import audit
-from mfdan.training.loso import run_loso
-from mfdan.training.predictions import load_folds, load_predictions
-from mfdan.training.plan import Run, fold_key, plan
-from mfdan.training.store import keep_fold, read_fold
-from mfdan.zoo.contract import build
-from mfdan.scores.intervals import bootstrap_interval
-from mfdan.scores.metrics import confusion, uf1
+from mfdan.core import files, sources
+from mfdan.core.config import DATABASES, FitConfig, TrainConfig
 from mfdan.data.planted import planted
 from mfdan.data.prepared import save_prepared
+from mfdan.data.protocols import classes_of
+from mfdan.network.settings import MFDANConfig
+from mfdan.scores.choice import choice_runs, inner_choice
+from mfdan.scores.intervals import bootstrap_interval
+from mfdan.scores.metrics import confusion, uf1
+from mfdan.scores.oracle import oracle
+from mfdan.training import audit as auditing
+from mfdan.training import bank as banks
+from mfdan.training import cluster, epochs, recorded, schedule
+from mfdan.training import fold as folding
+from mfdan.training import store as stores
+from mfdan.training.audit import LeakError
 from mfdan.training.bank import FoldError
 from mfdan.training.checkpoint import Checkpoint
 from mfdan.training.fold import train_fold
+from mfdan.training.loso import run_loso
+from mfdan.training.plan import Run, fold_key, plan
+from mfdan.training.predictions import audit, load_folds, load_predictions
 from mfdan.training.step import Step
-from mfdan.scores.choice import choice_runs, inner_choice
-from mfdan.scores.oracle import oracle
+from mfdan.training.store import keep_fold, read_fold
+from mfdan.zoo.contract import build, method_of
 
 CLASSES = classes_of("megc2019", "composite")
 TINY = MFDANConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
@@ -137,10 +140,10 @@ def test_a_local_worker_is_killed(data, calm, tmp_path):
 
 def test_a_dead_scheduler(data, tmp_path, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(loso.connect, "__defaults__", (1.0,))
+    monkeypatch.setattr(cluster.connect, "__defaults__", (1.0,))
     half = plan(data, RUN)[:3]
     with monkeypatch.context() as first:
-        first.setattr(loso, "plan", lambda *_: half)
+        first.setattr(stores, "plan", lambda *_: half)
         assert go(data, tmp_path).trained == 3
     with pytest.raises(ConnectionError) as error:
         go(data, tmp_path, backend="dask", scheduler="tcp://127.0.0.1:9")
@@ -160,7 +163,7 @@ def start(module, *arguments):
 @pytest.mark.parametrize("victims", ["all workers", "the scheduler"])
 def test_a_cluster_falls(data, calm, tmp_path, monkeypatch, victims):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(loso.connect, "__defaults__", (3.0,))
+    monkeypatch.setattr(cluster.connect, "__defaults__", (3.0,))
     import socket
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -172,16 +175,18 @@ def test_a_cluster_falls(data, calm, tmp_path, monkeypatch, victims):
 
     head = start("dask_scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
     hands = workers()
-    monkeypatch.setattr(loso.connect, "__defaults__", (30.0,))
+    monkeypatch.setattr(cluster.connect, "__defaults__", (30.0,))
 
     def call():
-        try: return go(data, tmp_path, LONG, backend="dask", scheduler=address, every=0)
-        except ConnectionError as error: return error
+        try:
+            return go(data, tmp_path, LONG, backend="dask", scheduler=address, every=0)
+        except ConnectionError as error:
+            return error
 
     thread, results = in_background(call)
     try:
         under_way(tmp_path, thread)
-        loso.connect.__defaults__ = (3.0,)
+        cluster.connect.__defaults__ = (3.0,)
         for process in hands if victims == "all workers" else [head]:
             os.killpg(process.pid, signal.SIGKILL)
         if victims == "all workers": hands += workers()
@@ -190,7 +195,8 @@ def test_a_cluster_falls(data, calm, tmp_path, monkeypatch, victims):
         for process in [head, *hands]:
             if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if victims == "all workers": assert results[0].trained == N, results[0]
+    if victims == "all workers":
+        assert results[0].trained == N, results[0]
     else:
         assert "no Dask scheduler answers" in one_line(results[0])
         assert go(data, tmp_path, LONG).failed == []
@@ -238,16 +244,16 @@ def test_killed_while_a_fold_is_written(data, calm, tmp_path, moment):
     same_folds(store, calm, data)
 
 
-def stop_after(monkeypatch, epochs):
+def stop_after(monkeypatch, most):
     "Let a training be interrupted when it looks at the held-out subject for the nth time."
-    seen, real = [], train.predict
+    seen, real = [], epochs.predict
 
     def predict(*args):
         seen.append(1)
-        if len(seen) > epochs: raise KeyboardInterrupt
+        if len(seen) > most: raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(train, "predict", predict)
+    monkeypatch.setattr(epochs, "predict", predict)
 
 
 @pytest.mark.parametrize("optimizer", ["adan", "adamw"])
@@ -286,17 +292,17 @@ def test_a_bad_state_of_a_fold_is_passed_over(data, tmp_path, monkeypatch, damag
 
 def subject_on_both_sides(patch, data):
     "A clip of the held-out subject stands on the training side."
-    def leaky(prepared, run, real=loso.plan):
+    def leaky(prepared, run, real=stores.plan):
         return [replace(fold, train=fold.train + fold.test[:1], test=fold.test[1:])
                 for fold in real(prepared, run)]
-    patch.setattr(loso, "plan", leaky)
-    patch.setattr(train, "check_fold", lambda *_: None)
+    patch.setattr(stores, "plan", leaky)
+    patch.setattr(folding, "check_fold", lambda *_: None)
     return RUN, "on both sides"
 
 
 def held_out_index_in_a_batch(patch, data):
     "The schedule draws a held-out row, in training and in the audit's own copy alike."
-    def leaky(fold, *args, real=train.make_schedule):
+    def leaky(fold, *args, real=folding.make_schedule):
         made = real(fold, *args)
         made.rows[0, 0, 0] = fold.test[0]
         return made
@@ -306,25 +312,25 @@ def held_out_index_in_a_batch(patch, data):
             super().__init__(network, bank, fold, settings)
             self.target = torch.tensor(fold.labels)
 
-    patch.setattr(train, "make_schedule", leaky)
-    patch.setattr(loso, "make_schedule", leaky)
-    patch.setattr(train, "make_step", lambda model, *rest: Open(build(model), *rest[:3]))
+    patch.setattr(folding, "make_schedule", leaky)
+    patch.setattr(auditing, "make_schedule", leaky)
+    patch.setattr(folding, "make_step", lambda model, *rest: Open(build(model), *rest[:3]))
     return RUN, "held-out clips in training batches"
 
 
 
 def normalised_with_the_held_out(patch, data):
-    patch.setattr(train, "flow_scale", lambda power, rows, real=train.flow_scale: real(
+    patch.setattr(banks, "flow_scale", lambda power, rows, real=banks.flow_scale: real(
         power, range(len(power))))
     return RUN, "flow statistics"
 
 
 def weighted_with_the_held_out(patch, data):
-    def leaky(prepared, fold, *args, real=train.make_record):
+    def leaky(prepared, fold, *args, real=folding.make_record):
         record = real(prepared, fold, *args)
         record["statistics"]["class_counts"] = np.bincount(fold.labels).tolist()
         return record
-    patch.setattr(train, "make_record", leaky)
+    patch.setattr(folding, "make_record", leaky)
     return RUN, "class counts"
 
 
@@ -335,18 +341,18 @@ def resampled_with_the_held_out(patch, data):
         own = [(labels == c).nonzero().squeeze(-1) for c in labels.unique()]
         order = torch.cat([rows[torch.arange(most) % len(rows)] for rows in own])
         return order[torch.randperm(len(order), generator=draw)]
-    patch.setattr(train, "oversample", leaky)  # the audit draws with the same function
+    patch.setattr(schedule, "oversample", leaky)  # the audit draws with the same function
     return replace(RUN, train=replace(SHORT, resample=True)), "the classes were shown"
 
 
 def best_epoch_scored(patch, data):
-    def leaky(step, schedule, fold, *args, real=train.run_epochs):
+    def leaky(step, schedule, fold, *args, real=folding.run_epochs):
         trace = real(step, schedule, fold, *args)
         true = torch.tensor(fold.labels)[list(fold.test)]
         best = max(range(len(trace.curve)), key=lambda e: (trace.curve[e].argmax(1) == true).sum())
         trace.curve.append(trace.curve[best])
         return trace
-    patch.setattr(train, "run_epochs", leaky)
+    patch.setattr(folding, "run_epochs", leaky)
     return RUN, "not the last of 3 epochs was scored"
 
 
@@ -374,7 +380,7 @@ def test_a_held_out_label_cannot_be_asked_for(data, monkeypatch):
     fold = plan(data, RUN)[0]
     with monkeypatch.context() as patch:
         held_out_index_in_a_batch(patch, data)
-        patch.setattr(train, "make_step", lambda model, *rest: Step(build(model), *rest[:3]))
+        patch.setattr(folding, "make_step", lambda model, *rest: Step(build(model), *rest[:3]))
         with pytest.raises((RuntimeError, IndexError), match="index"):
             train_fold(data, fold, TINY, SHORT)
 
@@ -451,8 +457,7 @@ def test_native_classes_from_the_clips_to_the_score(tmp_path, scope):
     data = planted(n_subjects=3, per_subject=6, size=28, databases=(scope,))
     clips = data.clips.assign(emotion=[classes[i % len(classes)] for i in range(len(data))])
     clips.loc[0, "emotion"] = "fear"  # has no label here, and takes no part
-    made, run = replace(data, clips=clips), replace(
-        RUN, scope=scope, protocol="native", model=replace(TINY, classes=len(classes)))
+    made, run = replace(data, clips=clips), replace(RUN, scope=scope, protocol="native")
     assert go(made, tmp_path, run).trained == 3
     table = load_predictions(tmp_path, made, run)
     assert list(table.clip_id) == list(clips.clip_id[1:])
@@ -500,11 +505,14 @@ def test_a_class_that_only_the_held_out_subject_has(data, calm):
 
 
 def test_a_folder_of_another_size(data, calm):
-    refused(data, calm, replace(RUN, model=MFDANConfig()), "holds 28 px, the model wants 224")
+    refused(data, calm, replace(RUN, model=MFDANConfig()), "holds 28 px, the method wants 224")
 
 
-def test_a_model_of_other_classes(data, calm):
-    refused(data, calm, replace(RUN, model=replace(TINY, classes=5)), "has 3 classes")
+def test_a_method_trained_in_another_way():
+    with pytest.raises(ValueError) as error: replace(RUN, train=FitConfig())
+    assert "mfdan is trained by a TrainConfig, not by a FitConfig" in one_line(error.value)
+    with pytest.raises(ValueError) as error: replace(RUN, model=SHORT)
+    assert "TrainConfig is no method's settings" in one_line(error.value)
 
 
 def test_a_loss_that_is_no_number(data, tmp_path):
@@ -589,8 +597,8 @@ def test_out_of_memory_names_a_batch_that_fits(data, tmp_path, monkeypatch):
 
 def test_out_of_memory_for_the_arrays(data, tmp_path, monkeypatch):
     def bank(*_): raise MemoryError
-    monkeypatch.setattr(loso, "Bank", bank)
-    monkeypatch.setattr(loso, "_RESIDENT", {})
+    monkeypatch.setattr(cluster, "Bank", bank)
+    monkeypatch.setattr(cluster, "_RESIDENT", {})
     made = go(data, tmp_path)
     for line in made.failed: assert "use fewer workers" in one_line(line)
     assert len(made.failed) == N
@@ -674,18 +682,21 @@ def test_every_fact_about_the_data_is_part_of_the_key(data):
 def test_changed_code_is_another_key(data, monkeypatch):
     fold = plan(data, RUN)[0]
     key = fold_key(data, fold, RUN)
-    real = loso.bare_source
-    loso.source_hash.cache_clear()
-    monkeypatch.setattr(loso, "bare_source", lambda text: real(text).replace("0.25", "0.2500"))
-    try: assert fold_key(data, fold, RUN) != key
-    finally: loso.source_hash.cache_clear()
+    real = sources.bare_source
+    sources.file_source.cache_clear()
+    monkeypatch.setattr(sources, "bare_source", lambda text: real(text).replace("0.25", "0.2500"))
+    try:
+        assert fold_key(data, fold, RUN) != key
+    finally:
+        sources.file_source.cache_clear()
 
 
 @pytest.mark.parametrize("change", ["data", "settings"])
 def test_a_change_trains_everything_anew(data, calm, tmp_path, change):
     go(data, tmp_path)
-    if change == "data": made = go(planted(N, 6, 28, signal=3.0, seed=1), tmp_path)
-    else: made = go(data, tmp_path, replace(RUN, train=replace(SHORT, weight_decay=0.03)))
+    other = planted(N, 6, 28, signal=3.0, seed=1) if change == "data" else data
+    run = RUN if change == "data" else replace(RUN, train=replace(SHORT, weight_decay=0.03))
+    made = go(other, tmp_path, run)
     assert (made.trained, made.reused) == (N, 0)
     assert go(data, tmp_path).reused == N  # and the old ones are still there
     same_folds(tmp_path, calm, data)
@@ -696,7 +707,7 @@ def test_a_change_trains_everything_anew(data, calm, tmp_path, change):
 
 def test_a_lying_curve_changes_no_weight(data, calm, tmp_path, monkeypatch):
     "All looks but the last return noise."
-    calls, real = [], train.predict
+    calls, real = [], epochs.predict
 
     def lies(step, rows, factor):
         calls.append(1)
@@ -704,7 +715,7 @@ def test_a_lying_curve_changes_no_weight(data, calm, tmp_path, monkeypatch):
         noise = torch.rand(honest.shape, generator=torch.Generator().manual_seed(len(calls)))
         return honest if len(calls) % SHORT.epochs == 0 else noise / noise.sum(1, keepdim=True)
 
-    monkeypatch.setattr(train, "predict", lies)
+    monkeypatch.setattr(epochs, "predict", lies)
     go(data, tmp_path)
     for one, other in zip(load_folds(tmp_path, data, RUN), load_folds(calm, data, RUN)):
         assert one["curve"][:-1] != other["curve"][:-1]
@@ -760,7 +771,7 @@ def test_a_lying_store_changes_no_prediction_and_no_choice(tmp_path):
 
 
 class Replayed:
-    "What `train.Recorded` does, without a GPU: warms up, then works on its own inputs."
+    "What `recorded.Recorded` does, without a GPU: warms up, then works on its own inputs."
 
     def __init__(self, function, inputs):
         self.function, self.inputs = function, [t.clone() for t in inputs]
@@ -779,9 +790,10 @@ def told(record):
 def test_folds_that_share_a_recorded_step_are_what_they_are_alone(data, tmp_path, monkeypatch,
                                                                   optimizer):
     settings = replace(SHORT, optimizer=optimizer, loss="ce")
-    folds, bank = plan(data, RUN)[:3], train.Bank(data)
+    folds = plan(data, RUN)[:3]
+    bank = banks.Bank(data, method_of(TINY).inputs(TINY))
     alone = [train_fold(data, fold, TINY, settings) for fold in folds]
-    monkeypatch.setattr(train, "Recorded", Replayed)
+    monkeypatch.setattr(recorded, "Recorded", Replayed)
     # predictions in batches of another size differ by rounding: the weights must not
     for fold, whole in zip(folds, alone):
         made = train_fold(data, fold, TINY, settings, bank=bank, engine="graph")

@@ -10,16 +10,14 @@ from hypothesis import strategies as st
 from numpy.linalg import norm
 
 from mfdan.network import attention as flow_attention
-from mfdan.core.config import PROFILES
-from mfdan.network.settings import READINGS, MFDANConfig
 from mfdan.network.dropkey import drop_keys
-from mfdan.training.losses import focal
-from mfdan.zoo.contract import build
 from mfdan.network.mfdan import geometry, make_block
+from mfdan.network.settings import PAPER, QUICK, READINGS, MFDANConfig, reading
 from mfdan.network.windows import from_windows, shift_mask, to_windows
+from mfdan.training.losses import focal
+from mfdan.zoo.contract import build, find_method
 
-PAPER, QUICK = PROFILES["paper"][1], PROFILES["quick"][1]
-SETTINGS = {**{name: PAPER.reading(name) for name in READINGS},
+SETTINGS = {**{name: reading(PAPER, name) for name in READINGS},
             "separate": replace(PAPER, bias="separate", mask="independent", drop="key"),
             "M1": replace(PAPER, flow_attention=False), "quick": QUICK}
 
@@ -240,7 +238,7 @@ def parameters(config):
     # the SSSN's maps: 224 -> 54 -> 26 -> 12 px, and 56 -> 26 -> 12 -> 5 px
     (kernel, side), wide = {224: (11, 12), 56: (5, 5)}[config.image_size], 2 * (4 * c // 3)
     sssn = (linear(3 * kernel**2, c) + linear(c // 2 * 25, wide) + linear(wide * side**2, 2 * c))
-    return embed + merge * (1 + flow) + layers + sssn + linear(c2 + 2 * c, config.classes)
+    return embed + merge * (1 + flow) + layers + sssn + linear(c2 + 2 * c, 3)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -290,7 +288,6 @@ def test_one_batch_is_learned_at_full_size():
     ({"merging": "none"}, "merging must be one of 'keep', 'swin', 'one'"),
     ({"bias": "both"}, "bias must be one of 'shared', 'separate'"),
     ({"mask": "x"}, "mask must be one of"), ({"drop": "x"}, "drop must be one of"),
-    ({"method": "mfdam"}, "method must be one of 'mfdan'"),
 ])
 def test_what_cannot_be_built_is_refused(change, said):
     with pytest.raises(ValueError, match=said): build(replace(MFDANConfig(), **change))
@@ -298,7 +295,13 @@ def test_what_cannot_be_built_is_refused(change, said):
 
 def test_an_unknown_reading_is_refused():
     with pytest.raises(ValueError, match="reading must be one of 'default', 'swin'"):
-        MFDANConfig().reading("swim")
+        reading(PAPER, "swim")
+
+
+def test_an_unknown_method_and_settings_of_none_are_refused():
+    with pytest.raises(ValueError, match="method must be one of .*'mfdan'.*; got 'mfdam'"):
+        find_method("mfdam")
+    with pytest.raises(ValueError, match="str is no method's settings; there are"): build("mfdan")
 
 
 @pytest.mark.parametrize("spoil", [

@@ -75,8 +75,10 @@ def beside(path: Path) -> Path:
 def force(path: Path) -> None:  # a file or a folder
     "Wait until the disk has it."
     handle = os.open(path, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 # %% ../../nbs/core/00_files.ipynb #9d32c814
 def write_atomic(
@@ -124,7 +126,8 @@ def atomic_folder(
     try:
         yield temporary
         for path in (*temporary.rglob("*"), temporary): force(path)
-        try: temporary.rename(folder)
+        try:
+            temporary.rename(folder)
         except OSError:
             if not complete or not (folder / complete).exists(): raise
         force(folder.parent)
@@ -149,7 +152,8 @@ def disk_in_words(
     kept: str,  # what is lost and what is not
 ) -> Iterator[None]:
     "Say what to do where the disk is full or may not be written."
-    try: yield
+    try:
+        yield
     except OSError as error:
         if isinstance(error.__cause__, OSError): raise  # it is in words already
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -60,8 +60,13 @@ def versions(
     "The version of each package that is there."
     found = {}
     for package in packages:
-        try: found[package] = platform.python_version() if package == "python" else version(package)
-        except PackageNotFoundError: found[package] = None
+        if package == "python":
+            found[package] = platform.python_version()
+            continue
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
     return found
 
 

@@ -53,8 +53,8 @@ def imported_files(
         if parts == ["mfdan"] and not level:
             if any(module_file(PACKAGE, [name]) is None for name in names) or not names:
                 found |= set(PACKAGE.rglob("*.py"))  # a name of the package: it could be anything
-        if level: base = folder.parents[level - 2] if level > 1 else folder
-        else: base = PACKAGE.parent if parts[0] == "mfdan" else folder
+        base = PACKAGE.parent if not level and parts[0] == "mfdan" else folder
+        if level > 1: base = folder.parents[level - 2]
         for tail in ([], *([name] for name in names)):
             file = module_file(base, [*parts, *tail])
             if file is not None: found.add(file.resolve())

@@ -6,7 +6,7 @@
 __all__ = ['VERSION', 'CORNER', 'ENLARGED', 'FACE', 'LEFT', 'LIPS', 'outlines', 'landmarks', 'photograph', 'seam', 'neutral',
            'spline', 'warp_face', 'lip_weights', 'at_rest']
 
-# %% ../../nbs/corpus/00_face.ipynb #695e89ea
+# %% ../../nbs/corpus/00_face.ipynb #8f076d70
 import json
 from functools import cache
 
@@ -19,7 +19,7 @@ from skimage.data import astronaut
 
 from ..core.files import asset
 
-# %% ../../nbs/corpus/00_face.ipynb #23c2feb4
+# %% ../../nbs/corpus/00_face.ipynb #ad252845
 VERSION = 2  # of what is written; part of the cache's name
 CORNER, ENLARGED = (104, 0), 2  # of the crop in the photograph
 FACE = (480, 528)  # width and height of the enlarged crop
@@ -37,13 +37,13 @@ def landmarks() -> Float[ndarray, "68 2"]:
     "dlib's landmarks of the photograph, in pixels of the enlarged crop."
     return outlines()["landmarks"]
 
-# %% ../../nbs/corpus/00_face.ipynb #8575d8c5
+# %% ../../nbs/corpus/00_face.ipynb #0090a613
 @cache
 def photograph() -> UInt8[ndarray, "h w 3"]:
     "The whole photograph, enlarged; the face crop begins at `LEFT`."
     return cv2.resize(astronaut(), None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_CUBIC)
 
-# %% ../../nbs/corpus/00_face.ipynb #cd9ea127
+# %% ../../nbs/corpus/00_face.ipynb #d0217b46
 LIPS = {  # outer edge -> inner edge, from left to right
     (49, 50, 51, 52, 53): (60, 61, 62, 63, 64), (59, 58, 57, 56, 55): (60, 67, 66, 65, 64)}
 
@@ -57,7 +57,7 @@ def seam(
     part = (x - x0) / (x1 - x0)
     return y0 + part * (y1 - y0) + 8 * part * (1 - part)
 
-# %% ../../nbs/corpus/00_face.ipynb #741e053a
+# %% ../../nbs/corpus/00_face.ipynb #bd8c84bf
 @cache
 def neutral() -> Float[ndarray, "68 2"]:
     "The landmarks with the lips closed and the corners of the mouth at rest."
@@ -74,7 +74,7 @@ def neutral() -> Float[ndarray, "68 2"]:
         moved[list(inner[1:4])] = np.column_stack([x, seam(x, corners) + side * 0.5])
     return moved
 
-# %% ../../nbs/corpus/00_face.ipynb #1c0269c3
+# %% ../../nbs/corpus/00_face.ipynb #b1b46530
 def spline(
     at: Float[ndarray, "n 2"],  # where values are known
     values: Float[ndarray, "n 2"],
@@ -93,7 +93,7 @@ def spline(
     return cv2.remap(coarse.astype(np.float32), at_x.astype(np.float32), at_y.astype(np.float32),
                      cv2.INTER_CUBIC)
 
-# %% ../../nbs/corpus/00_face.ipynb #31cdbbe5
+# %% ../../nbs/corpus/00_face.ipynb #8eea11ab
 def warp_face(
     whole: ndarray,  # enlarged photograph, or a mask of it
     to: Float[ndarray, "n 2"],  # points of the crop ...
@@ -107,7 +107,7 @@ def warp_face(
                                                      cv2.INTER_CUBIC)
     return moved
 
-# %% ../../nbs/corpus/00_face.ipynb #635b341d
+# %% ../../nbs/corpus/00_face.ipynb #e877b318
 def lip_weights(
     shape: Float[ndarray, "68 2"],  # in pixels of the whole enlarged photograph
     size: tuple[int, int],  # height and width
@@ -122,7 +122,7 @@ def lip_weights(
     cv2.polylines(drawn[2], [(line * 16).round().astype(np.int32)], False, 1.0, 2, cv2.LINE_AA, 4)
     return np.stack([cv2.GaussianBlur(w, None, s) for w, s in zip(drawn, (1.6, 1.8, 1.1))])
 
-# %% ../../nbs/corpus/00_face.ipynb #151bde65
+# %% ../../nbs/corpus/00_face.ipynb #05a696c9
 @cache
 def at_rest() -> UInt8[ndarray, "h w 3"]:
     "The photograph with its mouth closed."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUPS', 'OUTER', 'new_shape', 'new_hair', 'masks', 'recolour', 'Identity', 'make_identity']
 
-# %% ../../nbs/corpus/01_people.ipynb #79ea9c61
+# %% ../../nbs/corpus/01_people.ipynb #b2f98d90
 from functools import cache
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from .face import LEFT, at_rest, landmarks, neutral, outlines, warp_face
 
-# %% ../../nbs/corpus/01_people.ipynb #a25df3bd
+# %% ../../nbs/corpus/01_people.ipynb #2cc8dcf4
 GROUPS = {"jaw": range(17), "brows": range(17, 27), "nose": range(27, 36),
           "left eye": range(36, 42), "right eye": range(42, 48), "mouth": range(48, 68)}
 
@@ -34,7 +34,7 @@ def new_shape(rng: np.random.Generator) -> Float[ndarray, "68 2"]:
     moved[list(GROUPS["right eye"]), 0] += apart
     return moved
 
-# %% ../../nbs/corpus/01_people.ipynb #9096c609
+# %% ../../nbs/corpus/01_people.ipynb #89b25b8a
 OUTER = 19  # of the hair's outline, the points before the backdrop; they come first
 
 
@@ -46,7 +46,7 @@ def new_hair(rng: np.random.Generator) -> Float[ndarray, "n 2"]:
     return centre + away * np.column_stack([np.where(away[:, 0] < 0, left, right),
                                             np.full(OUTER, up)])
 
-# %% ../../nbs/corpus/01_people.ipynb #1ee82887
+# %% ../../nbs/corpus/01_people.ipynb #a9c56d9c
 @cache
 def masks() -> Float[ndarray, "h w 3"]:
     "Skin, hair and brows of the photograph at rest, as weights."
@@ -67,7 +67,7 @@ def masks() -> Float[ndarray, "h w 3"]:
         cv2.polylines(brows, [(side * 16).round().astype(np.int32)], False, 1.0, 4, cv2.LINE_AA, 4)
     return np.stack([skin, hair, cv2.GaussianBlur(brows, None, 1.5)], -1)
 
-# %% ../../nbs/corpus/01_people.ipynb #a4312dfe
+# %% ../../nbs/corpus/01_people.ipynb #8419c9e6
 def recolour(
     image: UInt8[ndarray, "h w 3"],  # of an identity
     parts: Float[ndarray, "h w 3"],  # its masks
@@ -90,7 +90,7 @@ def recolour(
     rgb = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
     return np.clip(rgb * 255, 0, 255).astype(np.uint8)
 
-# %% ../../nbs/corpus/01_people.ipynb #a773bdf3
+# %% ../../nbs/corpus/01_people.ipynb #a849302c
 class Identity(NamedTuple):
     "A face without expression."
     image: UInt8[ndarray, "h w 3"]  # the whole enlarged photograph, its face changed

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['UNITS', 'EXPRESSIONS', 'bump', 'eye_distance', 'unit_field', 'lid_field']
 
-# %% ../../nbs/corpus/02_units.ipynb #ce7e7442
+# %% ../../nbs/corpus/02_units.ipynb #525cc8ca
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from .face import FACE
 
-# %% ../../nbs/corpus/02_units.ipynb #38c96744
+# %% ../../nbs/corpus/02_units.ipynb #bdc2b5a4
 UNITS = {  # action unit -> (landmarks, direction with x away from the midline) ...
     1: [((20, 21, 22, 23), (0, -1))], 2: [((17, 18, 25, 26), (0, -1))],
     4: [((19, 20, 21, 22, 23, 24), (-0.3, 0.8))], 5: [((37, 38, 43, 44), (0, -0.5))],
@@ -27,7 +27,7 @@ EXPRESSIONS = {  # class -> combinations of units, as often as they stand here
     "negative": ((4,), (4, 7), (4, 9), (9, 10), (15, 17), (14,), (4, 15), (7, 4)),
 }
 
-# %% ../../nbs/corpus/02_units.ipynb #837ae574
+# %% ../../nbs/corpus/02_units.ipynb #be8668fb
 def bump(
     at: Float[ndarray, "2"],  # landmark
     width: float,  # standard deviation, pixel
@@ -41,7 +41,7 @@ def eye_distance(shape: Float[ndarray, "68 2"]) -> float:
     "From the centre of one eye to that of the other, pixel."
     return float(np.linalg.norm(shape[36:42].mean(0) - shape[42:48].mean(0)))
 
-# %% ../../nbs/corpus/02_units.ipynb #88a93b45
+# %% ../../nbs/corpus/02_units.ipynb #c92c4057
 def unit_field(
     shape: Float[ndarray, "68 2"],
     units: tuple[int, ...],
@@ -63,7 +63,7 @@ def unit_field(
             field += amount * part / np.maximum(weight, 1)[..., None]
     return field
 
-# %% ../../nbs/corpus/02_units.ipynb #fc6bc708
+# %% ../../nbs/corpus/02_units.ipynb #acc44e8a
 def lid_field(
     shape: Float[ndarray, "68 2"],
 ) -> Float[ndarray, "h w 2"]:  # motion in pixels of the enlarged crop

@@ -129,7 +129,8 @@ def launch(prepared: Prepared, jobs: list[Job], workers: int, device: str, backe
            scheduler: str | None, *how) -> Iterator[tuple]:
     "Results of the jobs as they come: from this process, from local ones, or from a cluster."
     how = device, *how
-    if backend == "dask": yield from on_cluster(prepared, jobs, workers, scheduler, *how)
+    if backend == "dask":
+        yield from on_cluster(prepared, jobs, workers, scheduler, *how)
     elif workers == 1 or len(jobs) == 1:
         for job in jobs: yield train_job(prepared, job, *how)
     else:

@@ -15,8 +15,10 @@ from ..core.files import stable_hash
 from ..core.sources import PACKAGE, source_hash
 from ..data.prepared import Prepared
 from ..data.protocols import classes_of, in_scope, with_labels
+from .adan import OPTIMIZERS
 from .bank import Fold, FoldError, hold_out
 from .fold import check_fold
+from .losses import LOSSES
 from ..zoo.contract import Method, method_of
 
 # %% ../../nbs/training/10_plan.ipynb #5038f8f7
@@ -39,6 +41,9 @@ class Run:
         if not isinstance(self.train, wanted):
             raise ValueError(f"{method_of(self.model).name} is trained by a {wanted.__name__}, not "
                              f"by a {type(self.train).__name__}")
+        if wanted is TrainConfig:
+            one_of("loss", self.train.loss, tuple(LOSSES))
+            one_of("optimizer", self.train.optimizer, tuple(OPTIMIZERS))
 
 # %% ../../nbs/training/10_plan.ipynb #a760abef
 def run_labels(

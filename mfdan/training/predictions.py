@@ -64,8 +64,8 @@ def audit(
     power, rows = powers(prepared, run_inputs(run)), []
     for fold in plan(prepared, run):
         record, problem = read_fold(store, fold_key(prepared, fold, run))
-        if record is None: found, shape = [problem or "no result"], []
-        else:
+        found, shape = [problem or "no result"], []
+        if record is not None:
             found = audit_fold(prepared, fold, run, record, power)
             shape = record["batches"]["shape"]
         rows.append((fold.held_out, len(fold.train), len(fold.test), "x".join(map(str, shape)),

@@ -105,6 +105,8 @@ def make_step(
     if not recorded or train.optimizer == "adan-pytorch":  # that one counts on the host
         return Step(network, bank, fold, train, compiled)
     key = model, replace(train, seed=0), fold.classes, engine
-    if key in bank.recorded: bank.recorded[key].begin(network, fold)
-    else: bank.recorded[key] = GraphedStep(network, bank, fold, train, compiled)
+    if key in bank.recorded:
+        bank.recorded[key].begin(network, fold)
+    else:
+        bank.recorded[key] = GraphedStep(network, bank, fold, train, compiled)
     return bank.recorded[key]

@@ -61,8 +61,8 @@ def make_schedule(
     labels = torch.tensor(fold.labels)[rows]
     tables = []
     for _ in range(train.epochs):
-        if train.resample: order = oversample(labels, draw)
-        else: order = torch.randperm(len(rows), generator=draw)
+        order = (oversample(labels, draw) if train.resample
+                 else torch.randperm(len(rows), generator=draw))
         tables.append(draw_epoch(rows[order], train.batch, factors, draw))
     return Schedule(*map(np.stack, zip(*tables)))
 
