@@ -12,15 +12,15 @@ import pytest
 
 from mfdan.core.config import PROFILES, RunConfig
 from mfdan.core.files import MARKER
-from mfdan.data.root import read_root
-from mfdan.training.loso import run_loso
-from mfdan.training.predictions import load_predictions
-from mfdan.training.plan import Run
-from mfdan.pixels.prepare import prepare
+from mfdan.corpus.write import list_clips, write_annotations, write_clip
 from mfdan.data.planted import planted
 from mfdan.data.prepared import load_prepared, save_prepared
+from mfdan.data.root import read_root
+from mfdan.pixels.prepare import prepare
 from mfdan.results.reproduce import reproduce
-from mfdan.corpus.write import list_clips, write_annotations, write_clip
+from mfdan.training.loso import run_loso
+from mfdan.training.plan import Run
+from mfdan.training.predictions import load_predictions
 
 KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
 SETTINGS = replace(PROFILES["quick"][0], factors=(1, 4))

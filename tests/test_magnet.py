@@ -10,14 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mfdan.bench import magnet_train
+from mfdan.bench.magnet_eval import texture_pairs
+from mfdan.bench.magnet_train import MagnetTrainConfig, ship_weights, train_magnet
+from mfdan.bench.scenes import SceneConfig, draw_field, draw_quadruplet, origin, pixel_grid
+from mfdan.bench.textures import make_bank
 from mfdan.core import files
 from mfdan.core.files import asset
 from mfdan.pixels.magnet import (
-    MagNet, from_port, load_magnet, magnify, magnify_bank, magnify_linear, port_key)
-from mfdan.bench.magnet_eval import texture_pairs
-from mfdan.bench.magnet_train import MagnetTrainConfig, ship_weights, train_magnet
-from mfdan.bench.scenes import (
-    SceneConfig, draw_field, draw_quadruplet, make_bank, origin, pixel_grid)
+    MagNet,
+    from_port,
+    load_magnet,
+    magnify,
+    magnify_bank,
+    magnify_linear,
+    port_key,
+)
 
 SHARED = Path(__file__).parents[2] / "shared" / "magnet"
 

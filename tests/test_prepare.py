@@ -18,16 +18,16 @@ from PIL import Image
 from skimage.data import astronaut
 
 from mfdan.core import files
+from mfdan.core.config import AlignConfig, FlowConfig, PrepareConfig
 from mfdan.data import prepared as folders
+from mfdan.data.clips import make_table
+from mfdan.data.images import read_image
+from mfdan.data.prepared import load_prepared, read_problems
 from mfdan.pixels import parts as room
 from mfdan.pixels.align import fit_alignment, warp
-from mfdan.data.clips import make_table
-from mfdan.core.config import AlignConfig, FlowConfig, PrepareConfig
-from mfdan.data.images import read_image
 from mfdan.pixels.flow import resize_flow, tvl1
-from mfdan.pixels.strain import strain
 from mfdan.pixels.prepare import prepare
-from mfdan.data.prepared import load_prepared, read_problems
+from mfdan.pixels.strain import strain
 
 PORTRAIT = np.ascontiguousarray(astronaut()[:260, 80:360])
 QUICK = PrepareConfig(size=28, factors=(0, 1), magnifier="linear",
@@ -183,7 +183,7 @@ def test_with_nothing_left_there_is_no_folder_and_the_reasons_are_told(tmp_path,
 def test_a_frame_that_the_table_lacks_is_named(tmp_path, clips):
     clips.frames[1].pop(9)
     assert len(quiet(clips, tmp_path / "cache").clips) == 4  # nobody asked for the offset
-    problems = read_problems(quiet(clips, tmp_path / "cache", arrays=("flow2",)).folder)
+    problems = read_problems(quiet(clips, tmp_path / "cache", arrays=("flow", "magnified", "flow2")).folder)
     assert "its offset, frame 9, is not in the table" in problems.problem[0]
     clips.loc[2, "apex"] = pd.NA
     assert "it has no apex" in set(read_problems(quiet(clips, tmp_path / "cache").folder).problem)
@@ -194,7 +194,7 @@ def test_grey_and_sixteen_bits_are_prepared_as_their_eight_bits(tmp_path):
     kinds = {"colour": [np.stack([f] * 3, -1) for f in grey], "grey": grey,
              "sixteen": [f.astype(np.uint16) * 257 for f in grey]}
     made = [quiet(make_table([write(tmp_path / name, 0, frames=frames)]), tmp_path / "cache",
-                  arrays=("pair",)) for name, frames in kinds.items()]
+                  arrays=("flow", "magnified", "pair")) for name, frames in kinds.items()]
     for name in ("flow", "magnified", "pair"):
         for other in made[1:]: np.testing.assert_array_equal(made[0][name], other[name])
 
@@ -205,12 +205,12 @@ def test_identical_frames_have_no_flow(tmp_path):
                         for i, f in enumerate(frames)])
     for backend in ("torch", "opencv"):
         config = replace(QUICK, flow=FlowConfig(backend=backend))
-        made = quiet(table, tmp_path / "cache", config, arrays=("flow2",))
+        made = quiet(table, tmp_path / "cache", config, arrays=("flow", "magnified", "flow2"))
         assert (made.flow == 0).all() and (made["flow2"] == 0).all()
 
 
 def test_an_unknown_array_is_refused(tmp_path, clips):
-    with pytest.raises(ValueError, match="'pair', 'flow2'; got 'flow3'"):
+    with pytest.raises(ValueError, match="'magnified', 'pair'; got 'flow3'"):
         quiet(clips, tmp_path / "cache", arrays=("flow3",))
 
 
@@ -275,13 +275,13 @@ def test_what_killed_runs_left_is_swept_after_a_day(tmp_path, clips):
 # -- computed once ----------------------------------------------------------------------------
 
 def test_one_changed_frame_recomputes_one_clip(tmp_path, clips, computed):
-    first = quiet(clips, tmp_path / "cache", arrays=("pair",))
+    first = quiet(clips, tmp_path / "cache", arrays=("flow", "magnified", "pair"))
     assert len(computed) == 4 * 3
     computed.clear()
     image = read_image(clips.frames[2][5])
     image[20:24, 20:24] ^= 255
     Image.fromarray(image).save(clips.frames[2][5])
-    again = quiet(clips, tmp_path / "cache", arrays=("pair",))
+    again = quiet(clips, tmp_path / "cache", arrays=("flow", "magnified", "pair"))
     assert sorted(computed) == [(k, "clip2") for k in ("flow", "magnified", "pair")]
     assert again.key != first.key
     for name in first.arrays:
@@ -299,7 +299,7 @@ def test_one_changed_frame_recomputes_one_clip(tmp_path, clips, computed):
     (dict(), set())])
 def test_a_changed_setting_recomputes_what_depends_on_it(
         tmp_path, clips, computed, changes, kinds):
-    both = dict(arrays=("pair", "flow2"))
+    both = dict(arrays=("flow", "magnified", "pair", "flow2"))
     first = quiet(clips[:1], tmp_path / "cache", **both)
     computed.clear()
     again = quiet(clips[:1], tmp_path / "cache", replace(QUICK, **changes), **both)
@@ -339,7 +339,7 @@ def test_rows_are_what_the_rooms_below_give(tmp_path):
     frames = [PORTRAIT, np.roll(PORTRAIT, 2, 1), PORTRAIT]
     record = write(tmp_path / "corpus", 0, "CASME II", frames)
     config = replace(QUICK, size=56, flow=FlowConfig(setting="fast"))
-    made = quiet(make_table([record]), tmp_path / "cache", config, arrays=("pair",))
+    made = quiet(make_table([record]), tmp_path / "cache", config, arrays=("flow", "magnified", "pair"))
     once, small = (fit_alignment(PORTRAIT, "CASME II", size=s) for s in (224, 56))
     onset, apex = (warp(f, once, 224) for f in frames[:2])  # both by the onset's transform
     flow = resize_flow(tvl1(onset, apex, setting="fast"), 56)
@@ -410,7 +410,7 @@ n, root = int(sys.argv[1]), Path(sys.argv[2])
 frames = [t.texture(0)] * 3
 clips = t.make_table([t.write(root / "corpus", i, frames=frames) for i in range(n)])
 config = t.replace(t.QUICK, size=224, factors=tuple(range(12)))
-made = t.quiet(clips, root / "cache", config, arrays=("pair",))
+made = t.quiet(clips, root / "cache", config, arrays=("flow", "magnified", "pair"))
 assert len(made.clips) == n
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"""
     peaks = [float(finish(start(code, n, tmp_path / str(n)))) for n in (5, 20)]

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['oracle_curves', 'draw_oracles', 'oracle_figure', 'oracle_table', 'null_figure', 'null_table']
 
-# %% ../../nbs/results/16_oracles.ipynb #f748d058
+# %% ../../nbs/results/16_oracles.ipynb #1817f729
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .measured import chance, measure
+from .measured import chance, with_interval
 from .products import product
 from .runs import TableRow, rows_of_null, rows_of_table_3
 from .save import shown
@@ -68,7 +68,7 @@ def oracle_table(study: Study) -> Table:
     return Table.of([{"scope": shown(study.run, scope), **curve.iloc[-1]}
                      for scope, curve in oracle_curves(study).items()])
 
-# %% ../../nbs/results/16_oracles.ipynb #f880a228
+# %% ../../nbs/results/16_oracles.ipynb #1c346899
 @product("null_oracle", "null", "Oracles on shuffled labels", chapter="variations", kind="figure",
          runs=rows_of_null, when="on request")
 def null_figure(study: Study) -> "Figure":
@@ -84,7 +84,7 @@ def null_table(study: Study) -> Table:
     measured = predictions(study, study.rows(rows_of_null))
     for scope, part in measured.groupby("scope", sort=False):
         after = curves[scope].iloc[-1]
-        rows.append({"scope": shown(study.run, scope), "UF1": measure(part, uf1),
+        rows.append({"scope": shown(study.run, scope), "UF1": with_interval(part, uf1),
                      "majority UF1": chance(part), "one best UF1": after["one best UF1"],
                      "best per fold UF1": after["best per fold UF1"]})
     return Table.of(rows)
