@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABLATION', 'NLL_SEED', 'LOSSES', 'SINGLES', 'TableRow', 'plain_merging', 'variant', 'rows_of_table_3',
-           'distinct_runs', 'rows_of_table_5', 'rows_of_table_6', 'rows_of_table_7', 'paper_rows', 'rows_of_readings',
-           'rows_of_null', 'rows_of_native', 'rows_of_database']
+           'distinct_runs', 'rows_of_linear', 'rows_beside_linear', 'rows_of_table_5', 'rows_of_table_6',
+           'rows_of_table_7', 'paper_rows', 'rows_of_readings', 'rows_of_null', 'rows_of_native', 'rows_of_database']
 
 # %% ../../nbs/results/03_runs.ipynb #0c2f96da
 from collections.abc import Iterable
@@ -65,6 +65,17 @@ def rows_of_table_3(profile: str = "quick", seeds: int = 1) -> list[TableRow]:  
 def distinct_runs(rows: Iterable[TableRow]) -> list[Run]:
     "The runs of some rows, each once."
     return list(dict.fromkeys(row.run for row in rows))
+
+# %% ../../nbs/results/03_runs.ipynb #7d2d322b
+def rows_of_linear(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
+    "The linear baseline on the scopes of Table III."
+    return [TableRow("linear", scope, variant(profile, scope, method="linear"))
+            for scope in SCOPES]
+
+
+def rows_beside_linear(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
+    "Table III and the baseline beside it."
+    return rows_of_table_3(profile, seeds) + rows_of_linear(profile, seeds)
 
 # %% ../../nbs/results/03_runs.ipynb #0282dc7f
 ABLATION = {
