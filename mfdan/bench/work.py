@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from .ways import compare_ways
 from ..core.config import TrainConfig
 from ..data.planted import planted
-from ..data.protocols import table_2
+from ..data.protocols import paper_counts
 from ..network.settings import MFDANConfig, reading
 from ..training.bank import Bank
 from ..training.fold import repeatable
@@ -133,7 +133,7 @@ PEAKS = {  # bf16 FLOP/s without sparsity, byte/s; data sheets
 
 def paper_protocol(train: TrainConfig) -> pd.DataFrame:  # scope -> clips ... steps an epoch
     "What one epoch of the paper's four runs shows to the network."
-    table = table_2()
+    table = paper_counts()
     table["visits"] = table.clips * (table.subjects - 1)
     table["steps"] = table.subjects * np.ceil(table.visits / table.subjects / train.batch)
     return table.astype(int).rename_axis("scope")
