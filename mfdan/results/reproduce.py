@@ -98,7 +98,7 @@ def pages_of(wanted: dict[str, list[Product]], run: RunConfig, prepared_key: str
 def execute(
     page: Page,
     run: RunConfig,
-    told: dict[str, str] | None = None,  # environment variables; a worker may be older than they are
+    told: dict[str, str] | None = None,  # environment variables that a worker may lack
 ) -> tuple[str, str, str] | None:  # its name, the class of an error and what it says; or None
     "Execute one notebook with the run's parameters."
     import papermill
