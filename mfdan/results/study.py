@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from ..core.config import DATABASES, RunConfig
+from ..core.config import RunConfig
+from ..data.protocols import MEGC2019
 from ..core.files import cache_root
 from ..data.planted import planted
 from ..data.prepared import Prepared, load_prepared, save_prepared
@@ -33,8 +34,8 @@ def scopes_of(
     databases,  # the names of those that are there
 ) -> tuple[str, ...]:  # what a run can range over
     "The databases at hand, and the composite if it is complete."
-    have = tuple(d for d in DATABASES if d in set(databases))
-    return have + ("composite",) if len(have) == len(DATABASES) else have
+    have = tuple(d for d in MEGC2019.databases if d in set(databases))
+    return have + ("composite",) if len(have) == len(MEGC2019.databases) else have
 
 # %% ../../nbs/results/07_study.ipynb #818f3f7b
 class NotInCorpus(ValueError):
@@ -102,7 +103,7 @@ class Study:
     @property
     def left_out(self) -> list[str]:
         "What this corpus cannot show."
-        missing = [s for s in (*DATABASES, "composite") if s not in self.scopes]
+        missing = [s for s in (*MEGC2019.databases, "composite") if s not in self.scopes]
         return [f"{scope}: not in this corpus" for scope in missing]
 
     def rows(
@@ -117,7 +118,7 @@ def planted_study(
     folder: Path,  # empty or new; the arrays, the folds and the products go there
     subjects: int = 6,  # the databases in turn
     per_subject: int = 3,  # clips
-    databases: tuple[str, ...] = DATABASES,
+    databases: tuple[str, ...] = MEGC2019.databases,
     seeds: int = 1,
 ) -> Study:
     "A study of made-up clips."
