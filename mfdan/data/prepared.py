@@ -20,7 +20,7 @@ from numpy import ndarray
 from ..core.files import atomic_folder, stable_hash, write_atomic
 from .problems import Log
 
-# %% ../../nbs/data/12_prepared.ipynb #d856114a
+# %% ../../nbs/data/12_prepared.ipynb #78b0fa78
 ARRAYS = {"flow": "float16", "flow2": "float16", "truth_flow": "float16",  # what there can be
           "magnified": "uint8", "pair": "uint8"}
 READABLE = tuple(name for name in ARRAYS if name != "truth_flow")  # by a method

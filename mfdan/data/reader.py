@@ -149,8 +149,8 @@ def named_row(found: Found, place: Place, apexes: Mapping[str, int]) -> Annotate
     if under and record.spelling.format(subject_number(under, record)) != subject:
         raise LeftOut(folder, f"it lies under subject {under!r}", "move it back")
     numbers = list(scan_frames("", folder, record, Log()))
-    return AnnotatedClip(record, subject, name, emotion, numbers[0], apexes.get(name), numbers[-1], folder,
-               "published index")
+    return AnnotatedClip(record, subject, name, emotion, numbers[0], apexes.get(name), numbers[-1],
+                         folder, "published index")
 
 # %% ../../nbs/data/09_reader.ipynb #87bc81c5
 def read_named(place: Place, apexes: Mapping[str, int], log: Log) -> list[dict]:

@@ -111,7 +111,8 @@ def find_header(
     names = [[bare(cell) for cell in row] for row in rows[:40]]
     best = max(range(len(names)), key=lambda i: len({*names[i]} & {*titles.values()}), default=None)
     if best is None or len({*names[best]} & {*titles.values()}) < 3:
-        raise LeftOut(path, "no header row was found", f"it should hold {', '.join(titles.values())}")
+        raise LeftOut(path, "no header row was found",
+                      f"it should hold {', '.join(titles.values())}")
     for title in titles.values():
         if (n := names[best].count(title)) != 1:
             there = ", ".join(str(cell) for cell in rows[best] if cell is not None)

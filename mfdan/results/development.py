@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core.config import SCOPES
+from ..data.protocols import MEGC2019
 from ..data.prepared import Prepared
 from .runs import variant
 from ..scores.oracle import oracle
@@ -26,7 +26,7 @@ def settings_runs(
     seed: int = DEVELOPMENT,
     epochs: tuple[int, ...] = (12, 24, 48),
     rates: tuple[float, ...] = (3e-4, 1e-3, 2e-3),  # learning rates
-    scopes: tuple[str, ...] = SCOPES,
+    scopes: tuple[str, ...] = MEGC2019.scopes,
 ) -> list[Run]:  # one for each scope and rate, over the most epochs
     "The trainings behind a comparison of settings."
     if seed < DEVELOPMENT:

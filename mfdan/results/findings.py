@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from ..core.config import DATABASES
+from ..data.protocols import MEGC2019
 from .printed import (
     methods_printed, odd_averages, printed_counts, printed_rows, printed_scores, repeated_pairs)
 from .whole_clips import RULES, chance_fit, compatible, diagonals
@@ -99,7 +99,7 @@ def composite_limit(
 ) -> tuple[float, dict[str, tuple[int, ...]]]:  # largest composite UAR; the diagonals that give it
     "The most that whole clips with the printed per-database scores allow the composite's UAR."
     whole, total, best = np.array(printed_counts("composite")), 0.0, {}
-    for name in DATABASES:
+    for name in MEGC2019.databases:
         found = possible_diagonals(name, with_uf1)
         gain = (found / whole).sum(1) / 3
         total, best[name] = total + gain.max(), tuple(int(n) for n in found[gain.argmax()])

@@ -12,7 +12,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from ..core.config import DATABASES, one_of
+from ..core.config import one_of
+from ..data.protocols import MEGC2019
 from ..core.files import asset
 
 # %% ../../nbs/results/00_printed.ipynb #a8b6f025
@@ -25,7 +26,7 @@ def printed_counts(
     scope: str  # a database, or "composite"
 ) -> tuple[int, int, int]:  # negative, positive, surprise
     "Clips a class, Table II."
-    one_of("scope", scope, (*DATABASES, "composite"))
+    one_of("scope", scope, MEGC2019.scopes)
     column = "Combined" if scope == "composite" else scope
     return tuple(published()["II"][name][column] for name in ("Negative", "Positive", "Surprise"))
 
@@ -62,12 +63,12 @@ def printed_places(
 ) -> list[tuple[str, str, dict[str, str]]]:  # place, scope, pair
     "Where the paper prints a pair for a method; for MFDAN also in Tables V, VI and VII."
     pairs, data = printed_scores(method), published()
-    places = [("III", scope, pairs[scope]) for scope in (*DATABASES, "composite")
+    places = [("III", scope, pairs[scope]) for scope in MEGC2019.scopes
               if pairs[scope]["UF1"]]
     if method != "MFDAN": return places
     places += [(f"V {r['method']}", "CASME II", r) for r in data["V"]]
     places += [(f"VI {r['method'].split(' ', 1)[1]}", "CASME II", r) for r in data["VI"]]
-    for name in DATABASES:
+    for name in MEGC2019.databases:
         places += [(f"VII d={r['d']}", name, r["scores"][name]) for r in data["VII"]]
     return places
 
@@ -89,7 +90,8 @@ def odd_averages() -> pd.DataFrame:  # rows whose printed average does not follo
     for name in methods_printed():
         scores = printed_scores(name)
         for measure in ("UF1", "UAR"):
-            average, parts = scores["Avg"][measure], [scores[d][measure] for d in DATABASES]
+            average = scores["Avg"][measure]
+            parts = [scores[name][measure] for name in MEGC2019.databases]
             if average is None or None in parts: continue
             mean = float(np.mean([float(p) for p in parts]))
             digits = min(len(p.partition(".")[2]) for p in [average, *parts])

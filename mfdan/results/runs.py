@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..core.config import DATABASES, PROFILES, SCOPES, one_of
+from ..core.config import PROFILES, one_of
+from ..data.protocols import MEGC2019
 from ..network.mfdan import geometry
 from ..network.settings import READINGS, MFDANConfig
 from .printed import dropkey_rate
@@ -59,7 +60,7 @@ def variant(
 def rows_of_table_3(profile: str = "quick", seeds: int = 1) -> list[TableRow]:  # seed by seed
     "One row of four scopes."
     return [TableRow("MFDAN", scope, variant(profile, scope, seed))
-            for seed in range(seeds) for scope in SCOPES]
+            for seed in range(seeds) for scope in MEGC2019.scopes]
 
 
 def distinct_runs(rows: Iterable[TableRow]) -> list[Run]:
@@ -112,7 +113,7 @@ def rows_of_table_6(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
 def rows_of_table_7(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "The DropKey rates."
     return [TableRow(str(d), scope, variant(profile, scope, seed, model={"dropkey": d}))
-            for seed in range(seeds) for d in DROPKEY_RATES for scope in DATABASES]
+            for seed in range(seeds) for d in DROPKEY_RATES for scope in MEGC2019.databases]
 
 
 def paper_rows(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
@@ -129,19 +130,19 @@ def rows_of_readings(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "Table III under each reading of what the paper leaves open."
     return [TableRow(label, scope, variant(profile, scope, seed, model=differs))
             for seed in range(seeds) for label, differs in (READINGS | SINGLES).items()
-            for scope in SCOPES]
+            for scope in MEGC2019.scopes]
 
 # %% ../../nbs/results/03_runs.ipynb #5965bf0c
 def rows_of_null(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "Table III with labels shuffled within each database, another shuffle for each seed."
     return [TableRow("shuffled labels", scope, variant(profile, scope, seed, shuffled=seed))
-            for seed in range(seeds) for scope in SCOPES]
+            for seed in range(seeds) for scope in MEGC2019.scopes]
 
 # %% ../../nbs/results/03_runs.ipynb #ca3bbb14
 def rows_of_native(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "Each database with its own classes."
     return [TableRow("MFDAN", scope, variant(profile, scope, seed, protocol="native"))
-            for seed in range(seeds) for scope in DATABASES]
+            for seed in range(seeds) for scope in MEGC2019.databases]
 
 
 def rows_of_database(profile: str = "quick", seeds: int = 1) -> list[TableRow]:

@@ -16,7 +16,8 @@ import pandas as pd
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from ..core.config import DATABASES, RunConfig
+from ..core.config import RunConfig
+from ..data.protocols import MEGC2019
 from ..core.files import project_root, write_atomic
 from ..core.provenance import provenance
 from .table import Table, as_latex, as_markdown
@@ -40,11 +41,11 @@ def check_names(
     "Refuse an embedded result under a real database's name; the paper's own columns may bear it."
     if not run.embedded: return
     own = [c for c in table.columns if not str(c).startswith("paper")]
-    if clash := sorted({*map(str, own)} & set(DATABASES)):
+    if clash := sorted({*map(str, own)} & set(MEGC2019.databases)):
         raise ValueError(f"column {clash[0]!r}: the embedded corpus is not {clash[0]}; "
                          "call it by `shown(run, scope)`")
     for name in own:
-        if clash := sorted(set(table[name].astype(str)) & set(DATABASES)):
+        if clash := sorted(set(table[name].astype(str)) & set(MEGC2019.databases)):
             raise ValueError(f"column {name!r} calls a row {clash[0]!r}: the embedded corpus is "
                              f"not {clash[0]}; call it by `shown(run, scope)`")
 
