@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'settings_runs', 'score_settings']
 
-# %% ../../nbs/results/04_development.ipynb #97ba63ee
+# %% ../../nbs/results/04_development.ipynb #e58246d4
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ from ..scores.oracle import oracle
 from ..training.plan import Run
 from ..training.predictions import load_folds
 
-# %% ../../nbs/results/04_development.ipynb #14777444
+# %% ../../nbs/results/04_development.ipynb #09f451d2
 DEVELOPMENT = 1000  # embedded corpora and seeds from here on are for choosing, never for reporting
 
 

@@ -6,7 +6,7 @@
 __all__ = ['SEVERAL', 'told', 'verdicts', 'printed_verdicts', 'fits', 'tally', 'tally_of_others', 'recalls', 'possible_diagonals',
            'composite_limit', 'headline_findings', 'smaller_findings', 'findings']
 
-# %% ../../nbs/results/02_findings.ipynb #3df5e3c6
+# %% ../../nbs/results/02_findings.ipynb #3679ba02
 from functools import lru_cache
 
 import numpy as np
@@ -82,7 +82,7 @@ def recalls(
     rates = pd.DataFrame(np.unique(found, axis=0), columns=["negative", "positive", "surprise"])
     return rates / np.array(counts)
 
-# %% ../../nbs/results/02_findings.ipynb #2661f0c6
+# %% ../../nbs/results/02_findings.ipynb #1a887100
 def possible_diagonals(
     scope: str,  # a database
     with_uf1: bool,  # also require its UF1

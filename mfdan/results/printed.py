@@ -6,7 +6,7 @@
 __all__ = ['PRINTED_DROPKEY', 'OWN_DROPKEY', 'published', 'printed_counts', 'methods_printed', 'printed_scores', 'dropkey_rate',
            'printed_places', 'printed_rows', 'odd_averages', 'repeated_pairs']
 
-# %% ../../nbs/results/00_printed.ipynb #e76dd026
+# %% ../../nbs/results/00_printed.ipynb #5d0696e4
 import json
 
 import numpy as np
@@ -21,7 +21,7 @@ def published() -> dict:
     "Tables I to VII as the paper prints them."
     return json.loads(asset("published.json").read_text(encoding="utf-8"))
 
-# %% ../../nbs/results/00_printed.ipynb #137447d2
+# %% ../../nbs/results/00_printed.ipynb #db15af91
 def printed_counts(
     scope: str  # a database, or "composite"
 ) -> tuple[int, int, int]:  # negative, positive, surprise
@@ -57,7 +57,7 @@ def dropkey_rate(
     if scope in PRINTED_DROPKEY: return PRINTED_DROPKEY[scope], "printed; chosen on the test folds"
     return OWN_DROPKEY, "not printed; ours"
 
-# %% ../../nbs/results/00_printed.ipynb #0dd52cec
+# %% ../../nbs/results/00_printed.ipynb #380ee8ac
 def printed_places(
     method: str = "MFDAN"
 ) -> list[tuple[str, str, dict[str, str]]]:  # place, scope, pair
@@ -83,7 +83,7 @@ def printed_rows(
     places = flat.groupby(["scope", "UF1", "UAR"], sort=False)["row"].agg(", ".join)
     return places.reset_index()[["row", "scope", "UF1", "UAR"]]
 
-# %% ../../nbs/results/00_printed.ipynb #336885ba
+# %% ../../nbs/results/00_printed.ipynb #dcfe1cab
 def odd_averages() -> pd.DataFrame:  # rows whose printed average does not follow from them
     "Averages of Tables III and IV against the mean of the three databases."
     rows = []

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shown', 'check_names', 'product_folder', 'stamp', 'table_texts', 'save_about', 'save_table', 'seen', 'save_figure']
 
-# %% ../../nbs/results/06_save.ipynb #0df1b8fc
+# %% ../../nbs/results/06_save.ipynb #37afea55
 import json
 from io import BytesIO
 from pathlib import Path
@@ -33,7 +33,7 @@ def shown(
     "A scope as a table calls it."
     return f"{scope}-like (embedded)" if run.embedded else scope
 
-# %% ../../nbs/results/06_save.ipynb #a895ec67
+# %% ../../nbs/results/06_save.ipynb #8c9705cd
 def check_names(
     table: pd.DataFrame,
     run: RunConfig,

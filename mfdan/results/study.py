@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scopes_of', 'NotInCorpus', 'possible_rows', 'Study', 'planted_study', 'train_rows', 'predictions']
 
-# %% ../../nbs/results/07_study.ipynb #1fbd3ab6
+# %% ../../nbs/results/07_study.ipynb #49b0332e
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ from ..zoo.contract import method_of, settings_of
 # %% ../../nbs/results/07_study.ipynb #fc0c477d
 if TYPE_CHECKING: from mfdan.data.root import Reading
 
-# %% ../../nbs/results/07_study.ipynb #f1662838
+# %% ../../nbs/results/07_study.ipynb #9748d86d
 def scopes_of(
     databases,  # the names of those that are there
 ) -> tuple[str, ...]:  # what a run can range over
@@ -54,7 +54,7 @@ def possible_rows(
                           f"{', '.join(scopes) or 'no database'}")
     return rows
 
-# %% ../../nbs/results/07_study.ipynb #4be9abe2
+# %% ../../nbs/results/07_study.ipynb #5fa724f1
 @dataclass(frozen=True)
 class Study:
     "A corpus as a run sees it; each part is made when it is first asked for."
@@ -113,7 +113,7 @@ class Study:
         wanted = [row for rows_of in makers for row in rows_of(self.run.profile, self.run.seeds)]
         return possible_rows(wanted, self.scopes) if wanted else []
 
-# %% ../../nbs/results/07_study.ipynb #9a97b7fe
+# %% ../../nbs/results/07_study.ipynb #5648bda8
 def planted_study(
     folder: Path,  # empty or new; the arrays, the folds and the products go there
     subjects: int = 6,  # the databases in turn
@@ -128,7 +128,7 @@ def planted_study(
     prepared = save_prepared(clips, Path(folder) / "prepared")
     return Study(run, prepared.folder, folds=Path(folder) / "folds")
 
-# %% ../../nbs/results/07_study.ipynb #8c6a6513
+# %% ../../nbs/results/07_study.ipynb #4a93b784
 def train_rows(
     study: Study,
     rows: list[TableRow],
@@ -147,7 +147,7 @@ def train_rows(
     if made.failed: raise RuntimeError(f"{len(made.failed)} folds failed:\n{made}")
     return made
 
-# %% ../../nbs/results/07_study.ipynb #b2efd8f9
+# %% ../../nbs/results/07_study.ipynb #c33a7a2d
 def predictions(
     study: Study,
     rows: list[TableRow],
