@@ -54,6 +54,8 @@ def open_image(path: Path) -> Image.Image:  # its header is read, its pixels are
     if path.stat().st_size == 0: raise ImageError(f"{path} is empty; unpack or copy it again")
     try:
         image = Image.open(path, formats=FORMATS)
+    except PermissionError as error:
+        raise ImageError(f"{path} may not be read; change its permissions") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path} is no image of a known kind; unpack or copy it again") from error
     except Image.DecompressionBombError as error:
@@ -70,7 +72,8 @@ def is_cut(path: Path, image: Image.Image) -> bool:  # of a JPEG, decoded
     end = data.rfind(b"\xff\xd9")
     other = BytesIO(data[:end] + b"\x5a" * 256 + data[end:])
     try:
-        with Image.open(other, formats=("JPEG",)) as longer: return longer.tobytes() != image.tobytes()
+        with Image.open(other, formats=("JPEG",)) as longer:
+            return longer.tobytes() != image.tobytes()
     except (OSError, SyntaxError, ValueError):
         return False  # nothing can be told
 

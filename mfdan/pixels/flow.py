@@ -31,7 +31,7 @@ def grey(
     if isinstance(image, Tensor): return image
     image = np.ascontiguousarray(image)  # mirrored views are not known to torch
     if image.dtype.kind not in "uif":
-        raise ValueError(f"a frame of type {image.dtype}: expected uint8, uint16 or float, 0 to 255")
+        raise ValueError(f"a frame of type {image.dtype}: expected uint8, uint16 or float")
     if image.ndim == 3 and image.shape[-1] == 3:
         luma = image.astype(np.float64) @ (np.array([9798, 19235, 3735]) / 2**15)  # as OpenCV's
         image = (luma if image.dtype.kind == "f" else luma + 0.5).astype(image.dtype)
