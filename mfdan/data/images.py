@@ -104,8 +104,8 @@ def ends_well(
     with open(path, "rb") as file:
         if kind == "BMP":
             head = file.read(38)
-            start, width, height = (int.from_bytes(head[i:i + 4], "little", signed=True)
-                                    for i in (10, 18, 22))
+            width, height = (int.from_bytes(head[i:i + 4], "little", signed=True) for i in (18, 22))
+            start = int.from_bytes(head[10:14], "little")
             stride = (width * int.from_bytes(head[28:30], "little") + 31) // 32 * 4
             return path.stat().st_size >= start + stride * abs(height) and head[30] == 0
         file.seek(max(0, path.stat().st_size - 64))
