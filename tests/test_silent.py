@@ -95,7 +95,8 @@ def test_a_subject_in_which_no_clip_is_to_be_seen(root):
 @pytest.mark.parametrize("moved", ["the same clips", "some of them"])
 def test_micro_beside_micro(root, moved):
     subject = root / SMIC / "s1"
-    if moved == "the same clips": shutil.copytree(subject / "micro", subject / "Micro")
+    if moved == "the same clips":
+        shutil.copytree(subject / "micro", subject / "Micro")
     else:
         (subject / "Micro").mkdir()
         (subject / "micro/negative").rename(subject / "Micro/negative")
@@ -270,7 +271,8 @@ def last(field, value):
 
 
 def scored(change):
-    def plant(record): record["prob"] = record["curve"][-1] = change(np.array(record["prob"])).tolist()
+    def plant(record):
+        record["prob"] = record["curve"][-1] = change(np.array(record["prob"])).tolist()
     return plant
 
 

@@ -223,8 +223,10 @@ def look_for(
 def name_hidden(walked: Walked, missing: bool, log: Log) -> None:
     "Name what could not be looked at; where a database is missing, it may lie in there."
     for why in walked.closed:
-        if missing and why in walked.hidden: log.left_out(why.file.name, why)
-        else: log.noted(why.file.name, why.file, why.problem, why.what_to_do)
+        if missing and why in walked.hidden:
+            log.left_out(why.file.name, why)
+        else:
+            log.noted(why.file.name, why.file, why.problem, why.what_to_do)
 
 
 def find_places(
