@@ -313,7 +313,6 @@ ALLOWED = {  # file of the package -> why a database's name may stand there
     "results/printed.py": "the paper's tables", "results/findings.py": "the paper's tables",
     "results/runs.py": "Tables V and VI are of one database",
     "bench/calibration.py": "scores of the real clips, slice by slice",
-    "core/config.py": "DATABASES, until nobody imports it",
 }
 
 

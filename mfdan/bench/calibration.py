@@ -6,7 +6,7 @@
 __all__ = ['SLICES', 'REAL', 'WITHIN', 'SMALL', 'said_by', 'slice_scores', 'knobs', 'shuffle_labels', 'measure_corpus',
            'as_promised', 'judge', 'calibrate', 'calibration']
 
-# %% ../../nbs/bench/09_calibration.ipynb #d35bdf34
+# %% ../../nbs/bench/09_calibration.ipynb #c3
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.config import DATABASES, PrepareConfig
+from ..core.config import PrepareConfig
 from ..core.files import asset, stable_hash, write_atomic
 from ..corpus.face import VERSION
 from ..corpus.film import LOOKS, STRONGER
 from ..corpus.write import embedded_corpus
 from ..data.prepared import Prepared
-from ..data.protocols import CLASSES
+from ..data.protocols import CLASSES, MEGC2019
 from ..data.root import read_root
 from ..pixels.prepare import prepare
 from ..scores.metrics import confusion, uar, uf1
@@ -30,7 +30,7 @@ from ..training.plan import Run, plan
 from ..training.predictions import to_table
 from ..zoo.contract import find_method, settings_of
 
-# %% ../../nbs/bench/09_calibration.ipynb #f2e3c3c3
+# %% ../../nbs/bench/09_calibration.ipynb #c6
 SLICES = ("composite", "CASME II", "SMIC-HS", "SAMM")
 REAL = {  # baseline -> slice -> UF1, UAR on the real 442 clips
     "linear": {"composite": (0.676, 0.696), "CASME II": (0.793, 0.821),
@@ -38,9 +38,9 @@ REAL = {  # baseline -> slice -> UF1, UAR on the real 442 clips
     "forest": {"composite": (0.732, 0.733), "CASME II": (0.872, 0.870),
                "SMIC-HS": (0.646, 0.645), "SAMM": (0.671, 0.686)},
 }
-WITHIN = {"composite": 0.05, **dict.fromkeys(DATABASES, 0.08)}  # of the linear baseline's figures
+WITHIN = {"composite": 0.05, **dict.fromkeys(MEGC2019.databases, 0.08)}  # of linear's figures
 
-# %% ../../nbs/bench/09_calibration.ipynb #8c68bc58
+# %% ../../nbs/bench/09_calibration.ipynb #c9
 def said_by(
     name: str,  # of a method that is fitted
     prepared: Prepared,
@@ -53,7 +53,7 @@ def said_by(
     return to_table(prepared, [train_fold(prepared, fold, config, run.train, bank=bank)
                                for fold in plan(prepared, run)])
 
-# %% ../../nbs/bench/09_calibration.ipynb #69774857
+# %% ../../nbs/bench/09_calibration.ipynb #c13
 def slice_scores(
     predictions: pd.DataFrame,  # of one run on the composite
 ) -> pd.DataFrame:  # slice, UF1, UAR
@@ -65,7 +65,7 @@ def slice_scores(
         rows.append((name, uf1(cm), uar(cm)))
     return pd.DataFrame(rows, columns=["slice", "UF1", "UAR"])
 
-# %% ../../nbs/bench/09_calibration.ipynb #c119ce9c
+# %% ../../nbs/bench/09_calibration.ipynb #c16
 SMALL = PrepareConfig(factors=(1,), magnifier="linear")  # the flow of the paper's profile alone
 
 
@@ -82,7 +82,7 @@ def shuffle_labels(prepared: Prepared, seed: int) -> Prepared:
         emotion[rows] = rng.permutation(emotion[rows].to_numpy())
     return replace(prepared, clips=prepared.clips.assign(emotion=emotion))
 
-# %% ../../nbs/bench/09_calibration.ipynb #b04dd4f9
+# %% ../../nbs/bench/09_calibration.ipynb #c18
 def measure_corpus(
     size: str,  # "quick" or "full"
     seed: int,  # of the corpus
@@ -98,7 +98,7 @@ def measure_corpus(
         tables.append(found.assign(size=size, seed=seed, baseline=name, shuffled=chance.UF1))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/bench/09_calibration.ipynb #8b1892b8
+# %% ../../nbs/bench/09_calibration.ipynb #c22
 def as_promised(
     name: str, size: str, part: str,  # baseline, corpus, slice
     mean: float, real: float,
@@ -119,11 +119,12 @@ def judge(
             mean = found[score].mean()
             made.append({"size": size, "baseline": name, "slice": part, "measure": score,
                          "mean": mean, "sd over seeds": found[score].std(ddof=0), "real": real,
-                         "difference": mean - real, "holds": as_promised(name, size, part, mean, real),
+                         "difference": mean - real,
+                         "holds": as_promised(name, size, part, mean, real),
                          "labels shuffled": found.shuffled.mean() if score == "UF1" else np.nan})
     return pd.DataFrame(made)
 
-# %% ../../nbs/bench/09_calibration.ipynb #bf26522a
+# %% ../../nbs/bench/09_calibration.ipynb #c24
 def calibrate(
     seeds: int = 5,  # corpora, from seed 0 on
     cache: Path | None = None,
@@ -136,7 +137,7 @@ def calibrate(
     write_atomic(file, json.dumps(page, indent=1) + "\n")
     return judge(rows)
 
-# %% ../../nbs/bench/09_calibration.ipynb #c5da1b80
+# %% ../../nbs/bench/09_calibration.ipynb #c26
 def calibration() -> pd.DataFrame:
     "The rows that were measured with the corpus as it is now."
     page = json.loads(asset("calibration.json").read_text())

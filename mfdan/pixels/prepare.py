@@ -23,7 +23,7 @@ from ..core.provenance import versions
 from ..data.clips import COLUMNS
 from ..data.prepared import (
     ARRAYS, MATRIX, READABLE, Prepared, load_prepared, write_prepared)
-from ..data.problems import LEFT_OUT, NOTED, Log
+from ..data.problems import LEFT_OUT, NOTED, Log, name_same
 from .align import Crop
 from .parts import (
     STAGE, ClipJob, make_job, missing_parts, short, work_on)
@@ -43,6 +43,9 @@ def make_plan(
             file = short(error.filename) if error.filename else ""
             log.add(clip["clip_id"], file, error.strerror or str(error),
                     "restore it from the original archive", LEFT_OUT)
+    shown = {clip_id: [job.digests[name] for name in ("onset", "apex")]
+             for clip_id, job in jobs.items()}
+    for clip_id in name_same(shown, clips.set_index("clip_id").subject, log): del jobs[clip_id]
     return jobs, log
 
 # %% ../../nbs/pixels/07_prepare.ipynb #c10
@@ -132,7 +135,7 @@ def rows_of(
     kinds = [k for k in ARRAYS if all(k in jobs[clip_id].keys for clip_id in table.clip_id)]
     return {kind: read(kind) for kind in kinds}
 
-# %% ../../nbs/pixels/07_prepare.ipynb #3508bfcb
+# %% ../../nbs/pixels/07_prepare.ipynb #c26
 def array_keys(
     table: pd.DataFrame,  # from `sound_clips`
     jobs: dict[str, ClipJob],
@@ -142,7 +145,7 @@ def array_keys(
     return {kind: stable_hash([[clip_id, jobs[clip_id].keys[kind]] for clip_id in table.clip_id])
             for kind in kinds}
 
-# %% ../../nbs/pixels/07_prepare.ipynb #c26
+# %% ../../nbs/pixels/07_prepare.ipynb #c29
 def prepare(
     clips: pd.DataFrame,  # a clip table
     config: PrepareConfig,

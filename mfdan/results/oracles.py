@@ -37,7 +37,7 @@ def oracle_curves(
         curves[row.scope] = oracle(load_folds(study.store, study.prepared, row.run))
     return curves
 
-# %% ../../nbs/results/16_oracles.ipynb #7e8ee509
+# %% ../../nbs/results/16_oracles.ipynb #cde7dd7d
 def draw_oracles(
     study: Study,
     curves: dict[str, pd.DataFrame],  # of `oracle_curves`
@@ -52,7 +52,9 @@ def draw_oracles(
         rules = {rule: (curve.index, curve[f"{rule} UF1"])
                  for rule in ("last", "one best", "best per fold")}
         show_curves(rules, ax=ax, title=shown(study.run, scope), xlabel="epochs trained",
-                    ylabel="UF1", ylim=(0, 1))
+                    ylim=(0, 1.03))
+        if ax is not axes[0, -1]: ax.get_legend().remove()
+    axes[0, 0].set_ylabel("UF1", fontsize=8)
     return figure
 
 # %% ../../nbs/results/16_oracles.ipynb #76a061f3
