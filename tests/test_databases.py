@@ -13,10 +13,10 @@ import pytest
 from layouts import Made, few, unlink
 from PIL import Image
 
-from mfdan.data.protocols import check_counts, expected_counts, membership_hash, with_labels
 from mfdan.data.check import check_root
 from mfdan.data.images import ImageError, read_image
 from mfdan.data.problems import LEFT_OUT, NOTED
+from mfdan.data.protocols import check_counts, expected_counts, membership_hash, with_labels
 from mfdan.data.root import read_root
 
 EXPECTED = {  # the clips of `few`, as every sound copy must give them

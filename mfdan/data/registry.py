@@ -81,7 +81,8 @@ def discover() -> None:
     "Register the records of this room, and those of the files that the environment names."
     room = Path(find_spec("mfdan.data").origin).parent
     for name in record_modules(room):
-        for record in records_in(import_module(f"mfdan.data.{name}")): register_database(record, name)
+        for record in records_in(import_module(f"mfdan.data.{name}")):
+            register_database(record, name)
     for file in os.environ.get(NAMED, "").split(os.pathsep):
         if file and Path(file) not in FILES: add_file(Path(file))
 
