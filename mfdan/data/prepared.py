@@ -80,7 +80,8 @@ def typed(
     if name in MATRIX: return np.array([float(cell) for cell in cells])
     if name in ("onset", "offset"): return np.array([int(cell) for cell in cells], np.int64)
     if name != "apex": return cells
-    return pd.array([int(cell) if cell else None for cell in cells], "Int64")
+    there = np.array([int(cell or 0) for cell in cells], np.int64)
+    return pd.arrays.IntegerArray(there, np.array([cell == "" for cell in cells]))
 
 # %% ../../nbs/data/12_prepared.ipynb #1a2b3c70
 def read_clips(
@@ -113,6 +114,10 @@ def read_meta(
             raise ValueError(f"{file} does not say the {name} of its folder: {AGAIN}")
     if not all(isinstance(factor, (int, float)) for factor in meta["factors"]):
         raise ValueError(f"{file}: its factors are no numbers: {AGAIN}")
+    digests = meta.get("digests", {"whole": {}, "samples": {}})
+    if not isinstance(digests, dict) or not all(
+            isinstance(digests.get(part), dict) for part in ("whole", "samples")):
+        raise ValueError(f"{file}: its digests cannot be read: {AGAIN}")
     if not meta["arrays"] or not set(meta["arrays"]) <= set(ARRAYS):
         raise ValueError(f"{file} names {', '.join(meta['arrays']) or 'no array'}, and there can "
                          f"be {', '.join(ARRAYS)}: {AGAIN}")
@@ -173,7 +178,7 @@ def sampled_findings(
 ) -> list[str]:  # the files that differ from their digests, as far as a sample shows it
     "The quick comparison of a folder with its digests."
     kept = meta["digests"]
-    whole, samples = kept.get("whole", {}), kept.get("samples", {})
+    whole, samples = kept["whole"], kept["samples"]
     found = [] if kept.get("meta") == meta_digest(meta) else ["meta.json"]
     if whole.get("clips.csv") != file_digest(folder / "clips.csv"): found.append("clips.csv")
     return found + [f"{name}.npy" for name, array in arrays.items()
@@ -184,7 +189,7 @@ def compare_sampled(
     folder: Path, meta: dict, arrays: dict[str, ndarray]
 ) -> None:
     "Refuse a folder whose content is not what was written; one without digests is said."
-    if not isinstance(meta.get("digests"), dict):
+    if "digests" not in meta:
         warnings.warn(f"{folder} holds no digests (an older version prepared it): its content "
                       "cannot be checked; delete it and prepare again, the parts are kept",
                       stacklevel=3)

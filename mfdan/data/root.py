@@ -144,7 +144,8 @@ def corpus_of(folder: Path) -> str:  # "licensed", or the name of an embedded co
         except (ValueError, KeyError, TypeError) as error:
             raise LeftOut(parent / MARKER, "it does not name its corpus",
                           "write the corpus anew") from error
-        if not re.fullmatch(r"[a-z0-9_-]+", str(name)) or name == "licensed":
+        plain = isinstance(name, str) and re.fullmatch(r"[a-z0-9_-]+", name)
+        if not plain or name == "licensed":
             raise LeftOut(parent / MARKER, f"{name!r} is no embedded corpus", "write it anew")
         return name
     return "licensed"
