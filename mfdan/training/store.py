@@ -34,7 +34,7 @@ def has_shape(numbers: list, shape: tuple) -> bool:
         return False
     return array.shape == shape and array.dtype.kind in "if"
 
-
+# %% ../../nbs/training/11_store.ipynb #8e75e507
 def malformed(record: dict) -> str:  # "" if nothing is
     "The first field that is not as a fold keeps it."
     for name, kind in FIELDS.items():
@@ -46,9 +46,11 @@ def malformed(record: dict) -> str:  # "" if nothing is
         if len(record[name]) != n: return name
     if not has_shape(record["prob"], (n, classes)): return "prob"
     if not epochs or not has_shape(record["curve"], (epochs, n, classes)): return "curve"
-    seen, counts = record["batches"].get("seen"), record["statistics"].get("class_counts")
-    if not isinstance(seen, dict) or not has_shape([*seen.values()], (len(seen),)): return "batches"
-    return "" if isinstance(counts, list) else "statistics"
+    for name, kind in (("sha256", str), ("shape", list), ("seen", dict)):
+        if not isinstance(record["batches"].get(name), kind): return "batches"
+    shown = [*record["batches"]["seen"].values()]
+    if not has_shape(shown, (len(shown),)): return "batches"
+    return "" if isinstance(record["statistics"].get("class_counts"), list) else "statistics"
 
 # %% ../../nbs/training/11_store.ipynb #9a81da4d
 def keep_fold(
