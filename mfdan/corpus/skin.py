@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['BLOCK', 'HAIR', 'IRIS', 'STRIP', 'FINE', 'SKIN', 'GRAIN', 'block', 'grain', 'Looks', 'new_looks', 'complexion',
            'smooth', 'scalp', 'ears', 'spot', 'beard_area', 'brow_line', 'brow_hairs', 'brow_cover', 'Person',
-           'cap_line', 'collar', 'dressed', 'spread_once', 'new_person', 'Pixels', 'look_at', 'bare_skin', 'pores',
-           'over', 'lips', 'hairy', 'clothes', 'eyes', 'lash_line', 'lit', 'painted', 'picture']
+           'cap_line', 'collar', 'dressed', 'spread_once', 'new_person', 'Pixels', 'inner', 'pixels', 'pores',
+           'bare_skin', 'over', 'lips', 'lash_line', 'brows_on', 'stubble', 'hair', 'shirt', 'cap', 'balls', 'eyes',
+           'painted', 'glossy', 'lit', 'picture']
 
-# %% ../../nbs/corpus/13_skin.ipynb #49ca1485
+# %% ../../nbs/corpus/13_skin.ipynb #d5428ab6
 from functools import cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.ndimage import map_coordinates
 
@@ -47,7 +48,7 @@ def grain(
     cells = (at / (wavelength / 5) + shift * BLOCK).T
     return map_coordinates(block(), cells, order=1, mode="grid-wrap") * 1.15
 
-# %% ../../nbs/corpus/13_skin.ipynb #d1db37f1
+# %% ../../nbs/corpus/13_skin.ipynb #377ad49a
 class Looks(NamedTuple):
     "What of somebody is colour."
     melanin: float  # 0 palest, 1 darkest
@@ -55,6 +56,7 @@ class Looks(NamedTuple):
     hair: Float[ndarray, "3"]  # colour, linear
     iris: Float[ndarray, "3"]
     cover: str  # cropped, bald or cap
+    volume: float  # of the hair, decimetre
     cloth: Float[ndarray, "2 3"]  # shirt and cap
     brow: Float[ndarray, "4"]  # thickness, density, arch, length
     beard: float  # stubble
@@ -82,6 +84,7 @@ def new_looks(traits: Traits, rng: np.random.Generator) -> Looks:
     cover = "bald" if bald else ("cap" if rng.random() < (0.12 + 0.3 * (1 - traits.male))
                                  else "cropped")
     cloth = to_linear(rng.uniform(45, 190) + rng.normal(0, 22, (2, 3)))
+    volume = 0.05 + rng.uniform(0.0, 0.18) * rng.uniform(1 - traits.male, 1)
     brow = np.array([rng.uniform(0.8, 1.15) * (0.8 + 0.3 * traits.male), rng.uniform(0.55, 1),
                      rng.normal(0, 0.012), rng.uniform(0.9, 1.05)])
     lamp = Lamp(rng.choice((-1, 1)) * rng.uniform(10, 45), rng.uniform(15, 45),
@@ -90,12 +93,13 @@ def new_looks(traits: Traits, rng: np.random.Generator) -> Looks:
     lips = rng.uniform(1.5, 2.2) + 0.8 * (1 - traits.male)
     wall = to_linear(rng.uniform(90, 200) + rng.normal(0, 6, 3))
     return Looks(melanin, float(rng.uniform(0.6, 1.2)), to_linear(hair.clip(8, 200)),
-                 to_linear(iris), cover, cloth, brow, beard, lips, lamp, wall, rng.uniform(0, 1, 3))
+                 to_linear(iris), cover, volume, cloth, brow, beard, lips, lamp, wall, rng.uniform(0, 1, 3))
 
-# %% ../../nbs/corpus/13_skin.ipynb #763740fc
-def complexion(melanin: float, red) -> Float[ndarray, "... 3"]:  # linear
+# %% ../../nbs/corpus/13_skin.ipynb #9e82b65a
+def complexion(melanin, red) -> Float[ndarray, "... 3"]:  # linear
     "The colour of skin from what absorbs in it."
-    red = np.asarray(red)[..., None]
+    melanin, red = np.broadcast_arrays(melanin, red)
+    melanin, red = melanin[..., None], red[..., None]
     pale = np.array([0.80, 0.60, 0.49])
     return pale * np.exp(-melanin * np.array([1.75, 2.45, 2.75])
                          - red * np.array([0.03, 0.20, 0.16]))
@@ -201,16 +205,16 @@ def collar(base: Float[ndarray, "p 3"]) -> Float[ndarray, "p"]:
     turn = np.degrees(np.arctan2(abs(base[:, 0]), base[:, 2] - 0.1))
     return np.interp(turn, (0, 60, 120, 180), (-1.62, -1.36, -1.16, -1.08)) - base[:, 1]
 
-# %% ../../nbs/corpus/13_skin.ipynb #feef8477
+# %% ../../nbs/corpus/13_skin.ipynb #546d20bc
 def dressed(
     points: Float[ndarray, "n 3"], looks: Looks,
 ) -> Float[ndarray, "n 3"]:
     "How far hair, cap and shirt stand off the skin."
     base, free = surface().base, 1 - ears()
     bumps = grain(base, 0.3, looks.shift)
-    cropped = 0.075 * smooth(scalp(base), 0, 0.35) * (1 + 0.12 * bumps) * free
+    cropped = looks.volume * smooth(scalp(base), 0, 0.35) * (1 + 0.12 * bumps) * free
     rim = cap_line(base)
-    cap = (0.10 + 0.035 * smooth(-rim, -0.26, -0.22)) * smooth(rim, 0, 0.03) * free \
+    cap = (0.10 + 0.035 * smooth(-rim, -0.26, -0.22)) * smooth(rim, 0, 0.05) * free \
         + 0.12 * smooth(base[:, 1], 1.1, 1.6)
     on_head = {"cropped": cropped, "cap": cap, "bald": 0 * cap}[looks.cover]
     shirt = 0.05 * smooth(collar(base), 0, 0.04)
@@ -239,50 +243,66 @@ def new_person(
     seen = visibility(rest, normal, directions()) * creases(rest, normal, spread_once())
     return Person(head, looks, brows, rest, dress, seen)
 
-# %% ../../nbs/corpus/13_skin.ipynb #0075e135
+# %% ../../nbs/corpus/13_skin.ipynb #36cc384a
 class Pixels(NamedTuple):
     "What is known about each pixel that shows something."
     base: Float[ndarray, "p 3"]
     rest: Float[ndarray, "p 3"]
     normal: Float[ndarray, "p 3"]
     light: Float[ndarray, "p 3"]
-    depth: Float[ndarray, "p"]  # in the mouth
+    depth: Float[ndarray, "p"]  # in the mouth, in rings
+    lid: Float[ndarray, "p"]  # in the opening of an eye, in rings
     ear: Float[ndarray, "p"]
     part: Float[ndarray, "p"]
 
+    def where(self, chosen) -> "Pixels":
+        "Some of them."
+        return Pixels(*(value[chosen] for value in self))
 
-def look_at(
-    person: Person, points: Float[ndarray, "n 3"], seen: Seen,
-) -> Pixels:
+
+@cache
+def inner() -> Bool[ndarray, "n"]:
+    "The inside of the mouth, and the teeth."
+    S = surface()
+    inside = S.mouth > 8
+    inside[S.triangles[S.part >= 3]] = True
+    return inside
+
+
+def pixels(person: Person, points: Float[ndarray, "n 3"], seen: Seen) -> Pixels:
     "Gather it from the surface."
     S, towards = surface(), directions()
     normal = normals(points, S.triangles[:SKIN])
     light = arriving(person.seen, normal, person.looks.lamp.strengths(towards), towards)
+    light[inner()] = 0.3  # closed at rest, an open mouth is not black
     carried = np.column_stack([S.base, person.rest, normal, under_skin(light, spread_once()),
-                               S.mouth, ears()])
-    read = seen.read(carried, S.triangles)
+                               S.mouth, S.lids, ears()])
+    read = seen.read(carried.astype(np.float32), S.triangles)
     normal = read[:, 6:9] / np.linalg.norm(read[:, 6:9], axis=1, keepdims=True)
     part = S.part[seen.triangle[seen.triangle >= 0]]
-    return Pixels(read[:, :3], read[:, 3:6], normal, read[:, 9:12], read[:, 12], read[:, 13], part)
+    return Pixels(read[:, :3], read[:, 3:6], normal, read[:, 9:12], *read[:, 12:].T, part)
 
-# %% ../../nbs/corpus/13_skin.ipynb #2975f05a
-def bare_skin(p: Pixels, looks: Looks) -> Float[ndarray, "p 3"]:
-    "Skin without light."
-    red = looks.red * (0.6 + 0.5 * spot(p.base, 0.38, -0.05, 0.14) + 0.4 * spot(p.base, 0, 0, 0.1)
-                       + 0.6 * p.ear + 0.5 * spot(p.base, 0, -0.75, 0.12))
-    shade = 0.07 * spot(p.base, 0.31, 0.28, 0.10) + 0.012 * grain(p.rest, 0.4, looks.shift)
-    skin = complexion((looks.melanin + shade)[:, None], red + 0.06 * grain(p.rest, 0.15, looks.shift))
-    return skin.reshape(-1, 3)
+# %% ../../nbs/corpus/13_skin.ipynb #1673be4e
+GRAIN = 0.075  # relative deviation of the skin's grain
 
 
 def pores(p: Pixels, looks: Looks) -> Float[ndarray, "p"]:
-    "Grain of the skin, around zero: fine, with a little that is coarser; pores are dark dots."
+    "Grain of the skin, around zero."
     fine, finer = grain(p.rest, 0.026, looks.shift), grain(p.rest, 0.016, looks.shift + 0.3)
     coarse = grain(p.rest, 0.05, looks.shift + 0.6)
     dots = -np.maximum(grain(p.rest, 0.03, looks.shift + 0.8) - 0.9, 0)
     return 0.55 * fine + 0.5 * finer + 0.3 * coarse + 0.9 * dots
 
-# %% ../../nbs/corpus/13_skin.ipynb #2255e8e6
+
+def bare_skin(p: Pixels, looks: Looks, grains: Float[ndarray, "p"]) -> Float[ndarray, "p 3"]:
+    "Skin without light."
+    red = looks.red * (0.6 + 0.5 * spot(p.base, 0.38, -0.05, 0.14) + 0.4 * spot(p.base, 0, 0, 0.1)
+                       + 0.6 * p.ear + 0.5 * spot(p.base, 0, -0.75, 0.12))
+    shade = 0.07 * spot(p.base, 0.31, 0.28, 0.10) + 0.012 * grain(p.rest, 0.4, looks.shift)
+    skin = complexion(looks.melanin + shade, red)
+    return skin * np.exp(GRAIN * (1 + looks.melanin) * grains)[:, None]
+
+# %% ../../nbs/corpus/13_skin.ipynb #cd864180
 def over(colour, layer, cover: Float[ndarray, "p"]) -> Float[ndarray, "p 3"]:
     "A layer on a colour."
     return colour + (layer - colour) * np.clip(cover, 0, 1)[:, None]
@@ -291,113 +311,129 @@ def over(colour, layer, cover: Float[ndarray, "p"]) -> Float[ndarray, "p 3"]:
 def lips(p: Pixels, looks: Looks, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
     "Red lips with creases; the inside of the mouth is dark."
     cover = smooth(p.depth + 0.25 * grain(p.rest, 0.05, looks.shift), 1.2, 2.8)
-    creases = grain(p.rest * (1, 0.3, 0.3), 0.03, looks.shift)
-    red = complexion(np.full(len(p.depth), 0.85 * looks.melanin + 0.08)[:, None],
-                     looks.lips + 0.2 * creases).reshape(-1, 3) * (0.85 + 0.05 * creases)[:, None]
-    skin = over(skin, red, 0.85 * cover)
-    return over(skin, np.array([0.06, 0.015, 0.012]), smooth(p.depth, 6.7, 8.6))
+    folds = grain(p.rest * (1, 0.3, 0.3), 0.03, looks.shift)
+    red = complexion(0.85 * looks.melanin + 0.08, looks.lips + 0.2 * folds)
+    skin = over(skin, red * (0.85 + 0.05 * folds)[:, None], 0.85 * cover)
+    return over(skin, np.array([0.10, 0.03, 0.025]), smooth(p.depth, 6.7, 8.6))
 
 
-def hairy(p: Pixels, person: Person, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
-    "Stubble, brows and what is left on a bald or cropped head."
-    looks = person.looks
+def lash_line(p: Pixels, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
+    "The edge of the lids: dark with lashes above, a little red below."
+    upper = smooth(p.base[:, 1], 0.27, 0.295)
+    skin = over(skin, np.array([0.012, 0.009, 0.008]), 0.9 * smooth(p.lid, 1.2, 3.0) * upper)
+    return over(skin, skin * np.array([0.72, 0.5, 0.46]), 0.7 * smooth(p.lid, 2.0, 4.0) * (1 - upper))
+
+# %% ../../nbs/corpus/13_skin.ipynb #ae616aaa
+def brows_on(p: Pixels, person: Person, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
+    "Brows."
+    return over(skin, 0.55 * person.looks.hair, 0.85 * brow_cover(p.base, person.brows))
+
+
+def stubble(p: Pixels, looks: Looks, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
+    "A shaven beard."
     dots = smooth(grain(p.rest, 0.018, looks.shift + 0.5), 0.2, 1.4)
-    skin = over(skin, looks.hair, looks.beard * beard_area(p.base, p.depth) * (0.12 + 0.35 * dots))
-    skin = over(skin, 0.55 * looks.hair, 0.85 * brow_cover(p.base, person.brows))
-    if looks.cover == "cap": return skin
+    return over(skin, looks.hair, looks.beard * beard_area(p.base, p.depth) * (0.12 + 0.35 * dots))
+
+
+def hair(p: Pixels, looks: Looks, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
+    "Cropped hair, denser away from its line; of bald people's a shadow is left."
     strands = grain(p.rest * (1, 0.45, 0.7), 0.016, looks.shift)
-    dense = smooth(scalp(p.base) + 0.012 * grain(p.rest, 0.2, looks.shift), -0.05, 0.2) * (1 - p.ear)
-    cover = smooth(2.4 * dense - 0.6 + 0.3 * strands, 0, 1)
-    if looks.cover == "bald": return over(skin, looks.hair, cover * (0.10 + 0.15 * dots))
+    height = scalp(p.base) + 0.012 * grain(p.rest, 0.2, looks.shift)
+    cover = smooth(2.4 * smooth(height, -0.05, 0.2) - 0.6 + 0.3 * strands, 0, 1) * (1 - p.ear)
+    if looks.cover == "bald":
+        return over(skin, looks.hair, cover * (0.15 + 0.06 * strands))
     return over(skin, looks.hair * (1 + 0.25 * strands)[:, None], cover * 0.97)
 
-# %% ../../nbs/corpus/13_skin.ipynb #37dff557
-def clothes(p: Pixels, looks: Looks, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
-    "A shirt, and perhaps a cap."
+
+def shirt(p: Pixels, looks: Looks, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
+    "Cloth below the collar."
     weave = 1 + 0.10 * grain(p.rest, 0.03, looks.shift) + 0.05 * grain(p.rest, 0.2, looks.shift)
-    skin = over(skin, looks.cloth[0] * weave[:, None], smooth(collar(p.base), 0, 0.015))
-    if looks.cover != "cap": return skin
-    turn = np.arctan2(p.base[:, 0], p.base[:, 2] - 0.35)
+    return over(skin, looks.cloth[0] * weave[:, None], smooth(collar(p.base), 0, 0.015))
+
+
+def cap(p: Pixels, looks: Looks, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
+    "A knitted cap."
+    turn, rim = np.arctan2(p.base[:, 0], p.base[:, 2] - 0.35), cap_line(p.base)
     ribs = np.cos(turn * 70) * smooth(-p.base[:, 1], -1.35, -1.0)
-    rim = cap_line(p.base)
-    knit = weave * (1 + 0.16 * ribs) * (1 - 0.25 * np.exp(-((rim - 0.24) / 0.015) ** 2))
-    return over(skin, looks.cloth[1] * knit[:, None], smooth(rim, 0.005, 0.02) * (p.ear < 0.5))
+    knit = (1 + 0.10 * grain(p.rest, 0.03, looks.shift)) * (1 + 0.16 * ribs) \
+        * (1 - 0.25 * np.exp(-((rim - 0.24) / 0.015) ** 2))
+    return over(skin, looks.cloth[1] * knit[:, None], smooth(rim, -0.012, -0.002) * (p.ear < 0.5))
+
+# %% ../../nbs/corpus/13_skin.ipynb #cf2bdc94
+@cache
+def balls() -> tuple[Float[ndarray, "2 3"], float]:
+    "The middles of the base's eyes and their radius."
+    head = mesh()
+    both = [head.base[np.unique(head.quads[head.part == k])] for k in (1, 2)]
+    return np.stack([ball.mean(0) for ball in both]), float(np.ptp(both[0][:, 1]) / 2)
 
 
 def eyes(p: Pixels, looks: Looks) -> Float[ndarray, "p 3"]:
     "White, iris and pupil of the pixels of eyeballs."
-    head = mesh()
-    middle = [head.base[np.unique(head.quads[head.part == k])] for k in (1, 2)]
-    at = np.where((p.part == 1)[:, None], middle[0].mean(0), middle[1].mean(0))
-    radius = np.ptp(middle[0][:, 1]) / 2
-    x, y, _ = ((p.base - at) / radius).T
+    middle, radius = balls()
+    x, y, _ = ((p.base - middle[p.part - 1]) / radius).T
     out, turn = np.hypot(x, y), np.arctan2(y, x)
     rays = grain(np.stack([np.cos(turn), np.sin(turn), 0.15 * out], -1) * 0.12, 0.04, looks.shift)
-    white = np.array([0.62, 0.56, 0.52]) * (1 - 0.35 * smooth(out, 0.5, 1.0))[:, None]
+    white = np.array([0.66, 0.60, 0.56]) * (1 - 0.35 * smooth(out, 0.5, 1.0))[:, None]
     iris = looks.iris * (1 + 0.25 * rays + 0.5 * smooth(-out, -0.40, -0.2))[:, None]
     iris = over(iris, 0.25 * looks.iris, smooth(out, 0.36, 0.46))
     colour = over(white, iris, smooth(-out, -0.50, -0.43))
     colour = over(colour, np.full(3, 0.004), smooth(-out, -0.22, -0.18))
-    return colour * (1 - 0.45 * smooth(y, 0.15, 0.5))[:, None]  # in the shade of the upper lid
+    return colour * (1 - 0.4 * smooth(y, 0.15, 0.5))[:, None]  # in the shade of the upper lid
 
-# %% ../../nbs/corpus/13_skin.ipynb #ad6bf277
-def lash_line(p: Pixels, skin: Float[ndarray, "p 3"]) -> Float[ndarray, "p 3"]:
-    "The edge of the lids: dark with lashes above, a little red below."
-    head = mesh()
-    near = np.full(len(p.base), 9.0)
-    up = np.zeros(len(p.base))
-    for k in (1, 2):
-        ball = head.base[np.unique(head.quads[head.part == k])]
-        away = np.linalg.norm(p.base - ball.mean(0), axis=1) / (np.ptp(ball[:, 1]) / 2)
-        up = np.where(away < near, p.base[:, 1] - ball.mean(0)[1], up)
-        near = np.minimum(near, away)
-    edge = smooth(-near, -1.16, -1.04)
-    upper = smooth(up, -0.02, 0.02)
-    skin = over(skin, np.array([0.012, 0.009, 0.008]), 0.85 * edge * upper)
-    return over(skin, skin * np.array([0.7, 0.45, 0.42]), 0.7 * edge * (1 - upper))
-
-
-def lit(p: Pixels, colour: Float[ndarray, "p 3"], looks: Looks, view) -> Float[ndarray, "p 3"]:
-    "Colour times light, and what the surface mirrors."
-    towards, eye = looks.lamp.towards(), (p.part == 1) | (p.part == 2)
-    reach, bright = np.clip(p.light[:, 2], 0, 1.2), 1.35
-    bare = (collar(p.base) < 0) * (1 - (scalp(p.base) > 0) * (looks.cover != "bald")) \
-        * (1 if looks.cover != "cap" else cap_line(p.base) < 0)
-    moist = 1 + 1.2 * smooth(p.depth, 1.5, 3) + 0.5 * spot(p.base, 0, 0.1, 0.15)
-    gloss = 0.030 * bare * moist * (1 + 0.5 * pores(p, looks))
-    mirrored = gloss * (shine(p.normal, view, towards, 9) + 0.4 * shine(p.normal, view, towards, 35))
-    mirrored = np.where(eye, 0.02 * shine(p.normal, view, towards, 400), mirrored) * reach
-    return bright * colour * p.light + mirrored[:, None] * (p.depth < 7)[:, None]
-
-# %% ../../nbs/corpus/13_skin.ipynb #e5092fa9
-GRAIN = 0.075  # relative deviation of the skin's grain
-
-
-def painted(person: Person, p: Pixels, points_view) -> Float[ndarray, "p 3"]:
-    "The light that every pixel sends, linear."
-    looks = person.looks
-    skin = bare_skin(p, looks)
-    skin *= np.exp(GRAIN * (1 + looks.melanin) * pores(p, looks))[:, None]
-    skin = clothes(p, looks, hairy(p, person, lash_line(p, lips(p, looks, skin))))
+# %% ../../nbs/corpus/13_skin.ipynb #eb66d2f8
+def painted(p: Pixels, person: Person, grains: Float[ndarray, "p"]) -> Float[ndarray, "p 3"]:
+    "The colour of every pixel, without light. Each layer is asked where it may be."
+    looks, base = person.looks, p.base
+    colour = bare_skin(p, looks, grains)
+    on_head = cap_line(base) > -0.02 if looks.cover == "cap" else scalp(base) > -0.15
+    layers = ((p.depth > -0.9, lips, looks), (p.lid > 0, lambda p, _, c: lash_line(p, c), looks),
+              (spot(base, 0.3, 0.47, 0.2) > 0.05, brows_on, person),
+              ((base[:, 1] < 0) & (looks.beard > 0), stubble, looks),
+              (on_head, cap if looks.cover == "cap" else hair, looks),
+              (collar(base) > 0, shirt, looks))
+    for there, layer, whose in layers:
+        colour[there] = layer(p.where(there), whose, colour[there])
     ball = (p.part == 1) | (p.part == 2)
-    skin[ball] = eyes(Pixels(*(value[ball] for value in p)), looks)
-    skin[p.part >= 3] = (0.42, 0.38, 0.31)
-    return lit(p, skin, looks, points_view)
+    colour[ball] = eyes(p.where(ball), looks)
+    colour[p.part >= 3] = (0.42, 0.38, 0.31)  # teeth
+    return colour
 
 
+def glossy(p: Pixels, looks: Looks, grains: Float[ndarray, "p"]) -> Float[ndarray, "p"]:
+    "How much of the light the surface mirrors: skin a little, lips more, cloth and hair not."
+    covered = (collar(p.base) > 0) | (p.depth > 7) | {
+        "cap": cap_line(p.base) > 0, "cropped": scalp(p.base) > 0, "bald": False}[looks.cover]
+    moist = 1 + 1.2 * smooth(p.depth, 1.5, 3) + 0.5 * spot(p.base, 0, 0.1, 0.15)
+    return 0.030 * ~covered * moist * np.exp(0.4 * grains)
+
+
+def lit(
+    p: Pixels, colour: Float[ndarray, "p 3"], gloss: Float[ndarray, "p"], lamp: Lamp,
+    view: Float[ndarray, "p 3"],  # to the camera
+) -> Float[ndarray, "p 3"]:
+    "Colour times light, and what the surface mirrors."
+    towards, ball = lamp.towards(), (p.part == 1) | (p.part == 2)
+    skin = shine(p.normal, view, towards, 9) + 0.4 * shine(p.normal, view, towards, 35)
+    mirrored = np.where(ball, 0.02 * shine(p.normal, view, towards, 400), gloss * skin)
+    return 1.35 * colour * p.light + (mirrored * np.clip(p.light[:, 2], 0, 1.2))[:, None]
+
+# %% ../../nbs/corpus/13_skin.ipynb #9f380267
 def picture(
     person: Person, points: Float[ndarray, "n 3"],  # its surface, posed
     camera: Camera, finer: int = 2,
 ) -> Float[ndarray, "h w 3"]:  # 0 to 255, before noise and rounding
     "What the camera sees."
-    fine, S = camera.finer(finer), surface()
-    seen = rasterise(points, S.triangles, fine)
-    w, h = fine.size
+    fine, triangles = camera.finer(finer), surface().triangles
+    seen = rasterise(points, triangles, fine)
+    (w, h), there = fine.size, seen.triangle >= 0
     y, x = np.mgrid[:h, :w] / h
-    there = seen.triangle >= 0
     linear = person.looks.wall * (1.1 - 0.3 * y + 0.1 * x)[..., None]
-    view = np.array([0, 0, camera.distance]) - seen.read(points, S.triangles)
+    view = np.array([0, 0, camera.distance]) - seen.read(points, triangles)
     view /= np.linalg.norm(view, axis=1, keepdims=True)
-    linear[there] = painted(person, look_at(person, points, seen), view)
+    known = pixels(person, points, seen)
+    grains = pores(known, person.looks)
+    colour, gloss = painted(known, person, grains), glossy(known, person.looks, grains)
+    linear[there] = lit(known, colour, gloss, person.looks.lamp, view)
     small = cv2.resize(linear.astype(np.float32), camera.size, interpolation=cv2.INTER_AREA)
     return to_screen(small)
