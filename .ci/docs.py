@@ -19,6 +19,8 @@ import house
 import nbformat
 from nbdev.showdoc import DocmentTbl
 
+from mfdan.results.catalogue import notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
 NBS, WORK, SITE = ROOT / "nbs", ROOT / "_proc", ROOT / "_docs"
 EXECUTED = ROOT / "paper_figures/local/quick-quick/notebooks"
@@ -155,8 +157,8 @@ def sections(homes: dict[str, Path]) -> dict[str, list[str]]:
     for room in house.order(ROOT, "rooms"):
         made = [add(path, homes) for path in house.in_rooms(ROOT) if path.parent.name == room]
         if made: found[room.capitalize()] = made
-    found["The paper, executed"] = [add(path, {}, EXECUTED / path.name)
-                                    for path in sorted((NBS / "paper").glob("*.ipynb"))]
+    found["The paper, executed"] = [add(NBS / f"paper/{name}.ipynb", {}, EXECUTED / f"{name}.ipynb")
+                                    for name in notebooks()]
     for path in sorted((ROOT / "paper_figures/gpu").glob("*.ipynb")):
         name = f"Measured on an {path.stem.upper()} <{add(path, {})}>"
         found["The paper, executed"].append(name)

@@ -7,12 +7,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage.data import astronaut
 
-from mfdan.pixels import align
-from mfdan.pixels.align import (
-    CUT, Crop, FaceCut, NoFace, TwoFaces, find_face, find_landmarks, fit_alignment,
-    fit_crop, warp, warp_flow)
 from mfdan.core.config import AlignConfig
 from mfdan.data.images import read_image
+from mfdan.pixels import align
+from mfdan.pixels.align import (
+    CUT,
+    Crop,
+    FaceCut,
+    NoFace,
+    TwoFaces,
+    find_face,
+    find_landmarks,
+    fit_alignment,
+    fit_crop,
+    warp,
+    warp_flow,
+)
 
 PORTRAIT = np.ascontiguousarray(astronaut()[:300, 80:380])  # its face is 93 pixels wide
 quickly = settings(max_examples=25, deadline=None, derandomize=True)

@@ -10,7 +10,7 @@ import pytest
 from browser import Page, needs_browser, wait_for
 
 from mfdan.core.files import project_root
-from mfdan.results.reproduce import notebook_folder
+from mfdan.results.products import notebook_folder
 
 BROKEN = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
 WIDE = """[...document.querySelectorAll('body *')].filter(e => {

@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 
 from mfdan.data.clips import frame_path, make_table, middle_frame, nearest_frame
 from mfdan.data.protocols import (
-    MEGC2019, PROTOCOLS, check_counts, classes_of, expected_counts, in_scope, membership_hash,
-    with_labels)
+    MEGC2019,
+    PROTOCOLS,
+    check_counts,
+    classes_of,
+    expected_counts,
+    in_scope,
+    membership_hash,
+    with_labels,
+)
 from mfdan.data.registry import record_of
 
 

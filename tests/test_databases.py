@@ -13,10 +13,10 @@ import pytest
 from layouts import Made, few, unlink
 from PIL import Image
 
-from mfdan.data.protocols import check_counts, expected_counts, membership_hash, with_labels
 from mfdan.data.check import check_root
 from mfdan.data.images import ImageError, read_image
 from mfdan.data.problems import LEFT_OUT, NOTED
+from mfdan.data.protocols import check_counts, expected_counts, membership_hash, with_labels
 from mfdan.data.root import read_root
 
 EXPECTED = {  # the clips of `few`, as every sound copy must give them
@@ -585,10 +585,12 @@ def test_the_counted_work_is_that_of_the_networks(profile):
     from torch.utils.flop_counter import FlopCounterMode
 
     from mfdan.core.config import PROFILES
-    from mfdan.data.effort import WORK
-    from mfdan.pixels.magnet import magnify_bank
+    from mfdan.data.effort import EPOCHS, WORK
     from mfdan.network.mfdan import MFDAN
-    prepare, model, _ = PROFILES[profile]
+    from mfdan.pixels.magnet import magnify_bank
+    from mfdan.zoo.contract import settings_of
+    prepare, (model, train) = PROFILES[profile], settings_of("mfdan", profile)
+    assert EPOCHS[profile] == train.epochs
     image = torch.zeros(1, 3, prepare.size, prepare.size)
     with FlopCounterMode(display=False) as training: MFDAN(model)(image, image).sum().backward()
     with torch.no_grad(), FlopCounterMode(display=False) as bank:
@@ -601,8 +603,8 @@ def test_the_counted_runs_are_those_of_the_tables():
     from collections import Counter
 
     from mfdan.data.effort import RUNS
-    from mfdan.results.runs import paper_runs
-    runs = {row.run.name: row.scope for rows in paper_runs("paper", 1).values() for row in rows}
+    from mfdan.results.runs import paper_rows
+    runs = {row.run.name: row.scope for row in paper_rows("paper", 1)}
     assert RUNS == Counter(runs.values())
 
 

@@ -21,15 +21,16 @@ from mfdan.results.reproduce import reproduce
 from mfdan.training.loso import run_loso
 from mfdan.training.plan import Run
 from mfdan.training.predictions import load_predictions
+from mfdan.zoo.contract import settings_of
 
 KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
-SETTINGS = replace(PROFILES["quick"][0], factors=(1, 4))
+SETTINGS = replace(PROFILES["quick"], factors=(1, 4))
 
 
 def train(folder: Path, store: Path):
     "All folds of a small run on planted data."
     prepared = load_prepared(folder)
-    _, model, training = PROFILES["smoke"]
+    model, training = settings_of("mfdan", "smoke")
     run = Run("kill", "composite", model, replace(training, epochs=2))
     made = run_loso(prepared, [run], store, workers=2, progress=False)
     return made, load_predictions(store, prepared, run)

@@ -11,7 +11,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from mfdan.results.gradcam import grad_cam
-from mfdan.results.reproduce import notebook_folder
+from mfdan.results.products import notebook_folder
 
 NOTEBOOKS = sorted(notebook_folder().glob("*.ipynb"))
 
@@ -70,6 +70,6 @@ def test_heat_is_captums():
     classes = [0, 2, 1, 2]
     peer = LayerGradCam(network, network.features).attribute((image, flow), classes)
     peer = LayerGradCam.interpolate(peer.relu(), (17, 17), "bilinear")[:, 0]
-    heat = grad_cam(network, image, flow, classes)
+    heat = grad_cam(network, (image, flow), classes)
     assert (heat.sum((1, 2)) > 0).any()
     torch.testing.assert_close(heat, peer / peer.sum((1, 2), keepdim=True).clamp(min=1e-12))

@@ -183,7 +183,8 @@ def test_with_nothing_left_there_is_no_folder_and_the_reasons_are_told(tmp_path,
 def test_a_frame_that_the_table_lacks_is_named(tmp_path, clips):
     clips.frames[1].pop(9)
     assert len(quiet(clips, tmp_path / "cache").clips) == 4  # nobody asked for the offset
-    problems = read_problems(quiet(clips, tmp_path / "cache", arrays=("flow", "magnified", "flow2")).folder)
+    wanted = "flow", "magnified", "flow2"
+    problems = read_problems(quiet(clips, tmp_path / "cache", arrays=wanted).folder)
     assert "its offset, frame 9, is not in the table" in problems.problem[0]
     clips.loc[2, "apex"] = pd.NA
     assert "it has no apex" in set(read_problems(quiet(clips, tmp_path / "cache").folder).problem)
@@ -339,7 +340,8 @@ def test_rows_are_what_the_rooms_below_give(tmp_path):
     frames = [PORTRAIT, np.roll(PORTRAIT, 2, 1), PORTRAIT]
     record = write(tmp_path / "corpus", 0, "CASME II", frames)
     config = replace(QUICK, size=56, flow=FlowConfig(setting="fast"))
-    made = quiet(make_table([record]), tmp_path / "cache", config, arrays=("flow", "magnified", "pair"))
+    wanted = "flow", "magnified", "pair"
+    made = quiet(make_table([record]), tmp_path / "cache", config, arrays=wanted)
     once, small = (fit_alignment(PORTRAIT, "CASME II", size=s) for s in (224, 56))
     onset, apex = (warp(f, once, 224) for f in frames[:2])  # both by the onset's transform
     flow = resize_flow(tvl1(onset, apex, setting="fast"), 56)

@@ -12,11 +12,13 @@ from conftest import ROAD
 from matplotlib.pyplot import imread
 
 from mfdan.core.config import RunConfig
-from mfdan.training.predictions import load_predictions
-from mfdan.training.plan import fold_key, plan
-from mfdan.results.reproduce import notebook_folder, publish, reproduce, up_to_date
+from mfdan.results.products import notebook_folder
+from mfdan.results.reproduce import Page, publish, reproduce
+from mfdan.results.runs import rows_of_table_3, rows_of_table_5
 from mfdan.results.study import NotInCorpus, Study
-from mfdan.results.tables import verify
+from mfdan.results.verify import verify
+from mfdan.training.plan import fold_key, plan
+from mfdan.training.predictions import load_predictions
 
 
 def test_the_report_holds_what_was_asked_for_and_names_the_rest(road):
@@ -50,7 +52,8 @@ def test_a_changed_setting_makes_a_notebook_stale(road):
     run, _ = road
     target = run.folder / "notebooks/table_3.ipynb"
     key = target.with_suffix(".key").read_text()
-    assert up_to_date(target, key) and not up_to_date(target, key[::-1])
+    assert Page(target, target, key).up_to_date
+    assert not Page(target, target, key[::-1]).up_to_date
 
 
 def test_verify_notices_one_altered_digit(road, tmp_path):
@@ -75,14 +78,14 @@ def test_verify_trains_nothing_and_names_a_fold_that_is_gone(road, tmp_path):
     run, _ = road
     study = Study(run)
     folds = sorted(study.store.iterdir())
-    row = study.rows("III")[0].run
+    row = study.rows(rows_of_table_3)[0].run
     gone = study.store / f"{fold_key(study.prepared, plan(study.prepared, row)[0], row)}.json"
     away = gone.rename(tmp_path / gone.name)
     try:
         said = str(verify(run.folder))
     finally:
         away.rename(gone)
-    assert "table_3: cannot be checked" in said and "folds have no result" in said
+    assert "table_3: cannot be checked here" in said and "folds have no result" in said
     assert sorted(study.store.iterdir()) == folds
 
 
@@ -112,7 +115,7 @@ def samm_alone(road, tmp_path_factory):
 def test_a_corpus_that_lacks_a_database_makes_what_it_can(samm_alone):
     text = reproduce(samm_alone, only=["table_4", "figure_6"]).read_text()
     assert "Table IV" in text and "SAMM UF1" in text and "<th>composite UF1" not in text
-    assert "figure_6 (V is about CASME II, and this corpus has SAMM)" in text
+    assert "figure_6 (this is about CASME II, and this corpus has SAMM)" in text
     assert not (samm_alone.folder / "table_5.csv").exists()
 
 
@@ -132,7 +135,7 @@ def test_licensed_faces_are_drawn_when_asked_for_and_marked(samm_alone):
 def test_what_a_corpus_cannot_show_is_said_at_once(samm_alone):
     study = Study(samm_alone)
     assert study.scopes == ("SAMM",) and "composite: not in this corpus" in study.left_out
-    assert [row.scope for row in study.rows("III", "V")] == ["SAMM"]
+    assert [row.scope for row in study.rows(rows_of_table_3, rows_of_table_5)] == ["SAMM"]
     with pytest.raises(NotInCorpus, match="about CASME II, and this corpus has SAMM"):
         reproduce(samm_alone, only=["table_5"])
 
@@ -144,7 +147,7 @@ def test_a_notebook_that_fails_costs_no_other(road, tmp_path, monkeypatch):
     nb = nbformat.read(broken / "table_1.ipynb", as_version=4)
     nb.cells[-1].source = "1 / 0"
     nbformat.write(nb, broken / "table_1.ipynb")
-    monkeypatch.setattr("mfdan.results.reproduce.notebook_folder", lambda: broken)
+    monkeypatch.setattr("mfdan.results.products.notebook_folder", lambda: broken)
     with pytest.raises(RuntimeError, match="table_1.ipynb, ZeroDivisionError: division by zero"):
         reproduce(run, only=["table_1", "table_2"])
     text = (run.folder / "report.html").read_text()
@@ -160,7 +163,7 @@ def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
 def test_incomplete_folds_are_named_and_nothing_is_half_filled(road):
     run, _ = road
     study = Study(run)
-    row = study.rows("V")[0]
+    row = study.rows(rows_of_table_5)[0]
     with pytest.raises(FileNotFoundError, match="CASME II/sub01"):
         load_predictions(study.store, study.prepared, row.run)
     assert Path(study.store).exists()

@@ -4,13 +4,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mfdan.pixels.align import find_landmarks
-from mfdan.data.protocols import check_counts, expected_counts
-from mfdan.data.root import read_root
-from mfdan.pixels.flow import grey, tvl1
 from mfdan.corpus.film import LOOKS, Clip, backwards, film, motion, move, render
 from mfdan.corpus.write import list_clips, read_truth, write_corpus
+from mfdan.data.protocols import check_counts, expected_counts
 from mfdan.data.registry import record_of
+from mfdan.data.root import read_root
+from mfdan.pixels.align import find_landmarks
+from mfdan.pixels.flow import grey, tvl1
 
 SUBJECTS = list({(c.database, c.subject): c for c in list_clips("full", 0)}.values())
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .scenes import Quadruplet, SceneConfig, draw_quadruplet
-from .textures import HELD_OUT, PICTURES, make_bank
+from .textures import HELD_OUT, TRAINING_PICTURES, make_bank
 from ..core.files import write_atomic
 from ..core.provenance import commit
 from ..pixels.magnet import MagNet
@@ -38,7 +38,7 @@ def quiet_start(
     for key, weight in net.named_parameters():
         nn.init.kaiming_normal_(weight)
         if ".second." in key: weight.data.zero_()
-        elif ".first." not in key: weight.data *= size
+        if ".second." not in key and ".first." not in key: weight.data *= size
     net.decoder.to_rgb.conv.weight.data.zero_()
     return net
 
@@ -285,7 +285,7 @@ def ship_weights(
     page = {
         "settings": asdict(state.config), "steps": state.at, "device": state.device,
         "commit": commit().short, "torch": torch.__version__,
-        "pictures": PICTURES, "held_out": HELD_OUT, "losses": log[-1],
+        "pictures": TRAINING_PICTURES, "held_out": HELD_OUT, "losses": log[-1],
         "log": log[:: max(1, len(log) // 24)],
     }
     write_atomic(out / "magnet.json", json.dumps(page, indent=1) + "\n")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAYS', 'Timing', 'time_steps', 'time_way', 'compare_ways']
 
-# %% ../../nbs/bench/07_ways.ipynb #cfb27ac3
+# %% ../../nbs/bench/07_ways.ipynb #c3
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,13 +17,14 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from .cost import peak_memory
 from ..core.config import TrainConfig
-from ..network.settings import MFDANConfig
 from ..data.prepared import Prepared
+from ..network.settings import MFDANConfig
 from ..training.bank import Bank, Fold
 from ..training.fold import repeatable
 from ..training.recorded import make_step
+from ..zoo.contract import method_of
 
-# %% ../../nbs/bench/07_ways.ipynb #e95b1a8b
+# %% ../../nbs/bench/07_ways.ipynb #c6
 class Timing(NamedTuple):
     "A way to execute the training step."
     engine: str
@@ -32,7 +33,7 @@ class Timing(NamedTuple):
     peak: float  # MiB: of the device's memory, or of this process
     losses: tuple[float, ...]  # of all steps, the untimed ones too
 
-# %% ../../nbs/bench/07_ways.ipynb #962ca2d8
+# %% ../../nbs/bench/07_ways.ipynb #c7
 def time_steps(
     prepared: Prepared, fold: Fold, model: MFDANConfig, train: TrainConfig,
     engine: str = "eager",  # see `train.make_step`
@@ -41,7 +42,7 @@ def time_steps(
     warm: int = 3,  # not timed: compiling, recording
 ) -> Timing:
     "Repeat one step, from the same beginning for all engines."
-    bank = Bank(prepared, device)
+    bank = Bank(prepared, method_of(model).inputs(model), device)
     if bank.device.type == "cuda": torch.cuda.reset_peak_memory_stats()
     with repeatable(0, bank.device):
         step = make_step(model, bank, fold, train, engine)
@@ -58,7 +59,7 @@ def time_steps(
     peak = peak_memory() if bank.device.type == "cpu" else torch.cuda.max_memory_allocated() / 2**20
     return Timing(engine, train.precision, 1000 * each, peak, tuple(map(float, losses)))
 
-# %% ../../nbs/bench/07_ways.ipynb #5c39b6e8
+# %% ../../nbs/bench/07_ways.ipynb #c9
 WAYS = {  # device -> engine and precision; the first is the reference
     "cuda": (("eager", "fp32"), ("graph", "fp32"), ("graph", "bf16"), ("compile", "bf16")),
     "cpu": (("eager", "fp32"), ("eager", "bf16"), ("compile", "fp32")),
@@ -76,7 +77,7 @@ def time_way(
     dry = replace(model, dropkey=0.0)
     return found, np.array(time_steps(prepared, fold, dry, train, *how[:2], 5).losses)
 
-# %% ../../nbs/bench/07_ways.ipynb #a6e18ac5
+# %% ../../nbs/bench/07_ways.ipynb #c12
 def compare_ways(
     prepared: Prepared, fold: Fold, model: MFDANConfig, train: TrainConfig,
     device: str = "cuda",
@@ -89,7 +90,8 @@ def compare_ways(
     for engine, precision in WAYS[device]:
         what = (prepared, fold, model, replace(train, precision=precision), engine, device, steps,
                 warm)
-        if device == "cuda": found, losses = time_way(*what, gaps=gaps)
+        if device == "cuda":
+            found, losses = time_way(*what, gaps=gaps)
         else:  # in a process of its own, for its memory
             with ProcessPoolExecutor(1) as pool:
                 found, losses = pool.submit(time_way, *what, gaps=gaps).result()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['made_clips', 'noise_image', 'fabricate', 'tree']
 
-# %% ../../nbs/data/15_fabricated.ipynb #05d2e887
+# %% ../../nbs/data/15_fabricated.ipynb #74c6c47d
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.files import write_atomic
 from .database import Database
 from .frames import frame_file
 from .sheets import sheet_lines, write_sheet
@@ -36,15 +37,16 @@ def made_clips(
                           apex=onset + 2 if record.apexes else None, offset=onset + 4))
     return clips
 
-# %% ../../nbs/data/15_fabricated.ipynb #c5c4d039
+# %% ../../nbs/data/15_fabricated.ipynb #959d702b
 def noise_image(suffix: str, size: tuple[int, int] = (32, 24)) -> bytes:  # of a file
     "A tiny image of noise."
-    pixels, raw = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8), io.BytesIO()
+    raw, random = io.BytesIO(), np.random.default_rng(0)
+    pixels = random.integers(0, 256, (*size[::-1], 3), np.uint8)
     kind = {".jpg": "JPEG", ".bmp": "BMP"}.get(suffix, "PNG")
     Image.fromarray(pixels).save(raw, kind)
     return raw.getvalue()
 
-
+# %% ../../nbs/data/15_fabricated.ipynb #fff9e11e
 def fabricate(
     root: Path,  # an existing folder
     record: Database,
@@ -52,16 +54,15 @@ def fabricate(
 ) -> Path:  # the folder of the database
     "Write frames and annotation in the official layout of a database."
     home = root / (record.embedded.folder if record.embedded else record.name)
-    home.mkdir()
     for clip in clips:
         subject = record.spelling.format(clip["number"])
         for number in range(clip["onset"], clip["offset"] + 1):
             file = home / frame_file(record, subject, clip["name"], number, clip["emotion"])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(noise_image(file.suffix))
+            write_atomic(file, noise_image(file.suffix))
     if sheet := record.sheet:
         said = [{**clip, "subject": sheet.subject.format(clip["number"])} for clip in clips]
-        write_sheet(home / sheet.official, sheet_lines(sheet, said, record.name), sheet.name or "Sheet1")
+        lines = sheet_lines(sheet, said, record.name)
+        write_sheet(home / sheet.official, lines, sheet.name or "Sheet1")
     return home
 
 # %% ../../nbs/data/15_fabricated.ipynb #073a1b22

@@ -6,7 +6,7 @@
 __all__ = ['ARRAYS', 'READABLE', 'MATRIX', 'Prepared', 'read_clips', 'check_array', 'load_prepared', 'read_problems',
            'write_array', 'write_prepared', 'save_prepared']
 
-# %% ../../nbs/data/12_prepared.ipynb #a0101bd6
+# %% ../../nbs/data/12_prepared.ipynb #48a23d18
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from numpy import ndarray
 from ..core.files import atomic_folder, stable_hash, write_atomic
 from .problems import Log
 
-# %% ../../nbs/data/12_prepared.ipynb #3e193d5a
+# %% ../../nbs/data/12_prepared.ipynb #78b0fa78
 ARRAYS = {"flow": "float16", "flow2": "float16", "truth_flow": "float16",  # what there can be
           "magnified": "uint8", "pair": "uint8"}
 READABLE = tuple(name for name in ARRAYS if name != "truth_flow")  # by a method
 MATRIX = ("a00", "a01", "a02", "a10", "a11", "a12")  # original pixel -> stored pixel, row by row
 
-# %% ../../nbs/data/12_prepared.ipynb #18f402c4
+# %% ../../nbs/data/12_prepared.ipynb #9275761a
 @dataclass(frozen=True, eq=False)
 class Prepared:
     "A prepared corpus: row i of `clips` is entry i of every array."
@@ -62,7 +62,7 @@ class Prepared:
         keys = self.meta.get("keys", {})
         return stable_hash([keys.get(name, self.key) for name in sorted(arrays)], 24)
 
-# %% ../../nbs/data/12_prepared.ipynb #65d640bc
+# %% ../../nbs/data/12_prepared.ipynb #9e05f633
 def read_clips(
     file: Path,  # clips.csv of a prepared folder
 ) -> pd.DataFrame:
@@ -75,7 +75,7 @@ def read_clips(
         elif name in MATRIX: table[name] = table[name].map(float)
     return table
 
-# %% ../../nbs/data/12_prepared.ipynb #ef07dddc
+# %% ../../nbs/data/12_prepared.ipynb #af41ad54
 def check_array(
     file: Path,  # one .npy of a prepared folder
     promised: dict,  # its entry in meta.json: shape and dtype
@@ -84,7 +84,8 @@ def check_array(
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: copy the whole folder, or delete it and"
                                 " prepare again")
-    try: array = np.load(file, mmap_mode="r", allow_pickle=False)
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{file} is cut short or no array ({error}): copy it again, or delete the"
                          " folder and prepare again") from error
@@ -93,7 +94,7 @@ def check_array(
         raise ValueError(f"{file} holds {found}, meta.json promises {promised}: prepare again")
     return array
 
-# %% ../../nbs/data/12_prepared.ipynb #805da14a
+# %% ../../nbs/data/12_prepared.ipynb #44dd9da0
 def load_prepared(
     folder: Path | str,  # what `prepare` made
 ) -> Prepared:
@@ -112,14 +113,14 @@ def load_prepared(
                              " these files are not of one run; prepare again")
     return Prepared(folder, clips, arrays, meta)
 
-# %% ../../nbs/data/12_prepared.ipynb #b91f6d69
+# %% ../../nbs/data/12_prepared.ipynb #5825bc99
 def read_problems(
     folder: Path | str,  # a prepared folder
 ) -> pd.DataFrame:  # clip_id, file, problem, what_to_do, severity
     "What was left out of a prepared folder, or repaired, and why."
     return pd.read_csv(Path(folder) / "problems.csv", dtype=str, keep_default_na=False)
 
-# %% ../../nbs/data/12_prepared.ipynb #35af1681
+# %% ../../nbs/data/12_prepared.ipynb #7b40a743
 def write_array(
     file: Path,  # .npy
     rows: Iterable[ndarray],  # of one shape, at least one; read as they are written
@@ -136,7 +137,7 @@ def write_array(
         for row in chain([first], rows): out.write(np.ascontiguousarray(row).tobytes())
     return {"shape": list(shape), "dtype": str(first.dtype)}
 
-# %% ../../nbs/data/12_prepared.ipynb #4d981157
+# %% ../../nbs/data/12_prepared.ipynb #e5d0c3b6
 def write_prepared(
     folder: Path,  # new, or just finished by another run that made the same
     clips: pd.DataFrame,
@@ -154,7 +155,7 @@ def write_prepared(
         text = json.dumps({**meta, "arrays": arrays}, indent=1, sort_keys=True)
         write_atomic(inside / "meta.json", text + "\n")
 
-# %% ../../nbs/data/12_prepared.ipynb #c9712ca4
+
 def save_prepared(
     prepared: Prepared,
     folder: Path | str,  # must not exist

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'NEGATIVE', 'MEANING', 'NOT_USED', 'EXCLUDED', 'ABLATED', 'MEGC2019', 'PROTOCOLS', 'Protocol', 'megc2019',
-           'native', 'protocol_of', 'register_protocol', 'classes_of', 'scopes_of', 'why_not', 'with_labels',
-           'in_scope', 'membership_hash', 'pooled', 'expected_counts', 'table_2', 'removed_by_rule', 'same_clips',
+           'native', 'protocol_of', 'register_protocol', 'classes_of', 'why_not', 'with_labels', 'in_scope',
+           'membership_hash', 'add_up', 'expected_counts', 'paper_counts', 'removed_by_rule', 'same_clips',
            'check_counts']
 
 # %% ../../nbs/data/03_protocols.ipynb #b3d131e3
@@ -87,7 +87,7 @@ def protocol_of(
     one_of("protocol", name, tuple(PROTOCOLS))
     return PROTOCOLS[name]()
 
-
+# %% ../../nbs/data/03_protocols.ipynb #cae2d24a
 def register_protocol(protocol: Protocol) -> Protocol:  # the same
     "Make a protocol known by its name."
     if protocol.name in ("megc2019", "native"):
@@ -104,11 +104,6 @@ def classes_of(
     chosen = protocol_of(protocol)
     one_of(f"scope under protocol {protocol!r}", scope, chosen.scopes)
     return chosen.classes[scope]
-
-
-def scopes_of(protocol: str = "megc2019") -> tuple[str, ...]:  # databases, perhaps "composite"
-    "What a leave-one-subject-out run under a protocol can range over."
-    return protocol_of(protocol).scopes
 
 # %% ../../nbs/data/03_protocols.ipynb #48c1e3de
 def why_not(
@@ -148,9 +143,9 @@ def in_scope(
     "The clips that a leave-one-subject-out run ranges over."
     inside = (scope,)
     if scope == "composite":
-        one_of(f"scope under protocol {protocol!r}", scope, scopes_of(protocol))
+        one_of(f"scope under protocol {protocol!r}", scope, protocol_of(protocol).scopes)
         inside = protocol_of(protocol).databases
-    else: one_of("scope", scope, (*databases(), "composite"))
+    one_of("scope", scope, (*databases(), "composite"))
     return clips[clips.database.isin(inside)].reset_index(drop=True)
 
 # %% ../../nbs/data/03_protocols.ipynb #11779838
@@ -162,8 +157,8 @@ def membership_hash(
     lines = sorted(f"{i},{label}\n" for i, label in zip(labelled.clip_id, labelled.label))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-# %% ../../nbs/data/03_protocols.ipynb #af75b538
-def pooled(
+# %% ../../nbs/data/03_protocols.ipynb #4b90f335
+def add_up(
     parts: list[dict],  # of the databases: "counts", perhaps "subjects"
 ) -> dict:  # of the composite
     "The sums over the databases."
@@ -174,7 +169,7 @@ def pooled(
         whole["subjects"] = sum(part["subjects"] for part in parts)
     return whole
 
-
+# %% ../../nbs/data/03_protocols.ipynb #854e81ee
 def expected_counts(
     protocol: str = "megc2019",  # a key of `PROTOCOLS`
 ) -> dict:  # scope -> {"counts"}, and where they are known "subjects" and "sha256"
@@ -185,13 +180,13 @@ def expected_counts(
             found[name] = {"counts": dict(said.clips)}
             if said.subjects: found[name]["subjects"] = said.subjects
     if chosen.composite and len(found) == len(chosen.databases):
-        found["composite"] = pooled(list(found.values()))
+        found["composite"] = add_up(list(found.values()))
     hashes = json.loads(asset("membership.json").read_text(encoding="utf-8")).get(protocol, {})
     for scope in found.keys() & hashes.keys(): found[scope]["sha256"] = hashes[scope]
     return found
 
-# %% ../../nbs/data/03_protocols.ipynb #1d6e5f44
-def table_2() -> pd.DataFrame:  # scope -> clips, subjects
+# %% ../../nbs/data/03_protocols.ipynb #d2083419
+def paper_counts() -> pd.DataFrame:  # scope -> clips, subjects
     "Table II as numbers: what the paper's protocol takes of each database, and in all."
     said = expected_counts("megc2019")
     rows = {scope: (sum(part["counts"].values()), part["subjects"]) for scope, part in said.items()}
@@ -223,7 +218,7 @@ def same_clips(
     if sha is None: return ""
     return "yes" if membership_hash(group) == sha else "no"
 
-
+# %% ../../nbs/data/03_protocols.ipynb #4ba205aa
 def check_counts(
     clips: pd.DataFrame,  # a clip table (of all emotions, so that the rules can be seen at work)
     protocol: str = "megc2019",  # a key of `PROTOCOLS`

@@ -184,7 +184,8 @@ def one_thread() -> Iterator[None]:
     before = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    try: yield
+    try:
+        yield
     finally:
         cv2.setNumThreads(before[0])
         torch.set_num_threads(before[1])

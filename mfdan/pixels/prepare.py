@@ -132,7 +132,7 @@ def rows_of(
     kinds = [k for k in ARRAYS if all(k in jobs[clip_id].keys for clip_id in table.clip_id)]
     return {kind: read(kind) for kind in kinds}
 
-# %% ../../nbs/pixels/07_prepare.ipynb #3508bfcb
+# %% ../../nbs/pixels/07_prepare.ipynb #c26
 def array_keys(
     table: pd.DataFrame,  # from `sound_clips`
     jobs: dict[str, ClipJob],
@@ -142,7 +142,7 @@ def array_keys(
     return {kind: stable_hash([[clip_id, jobs[clip_id].keys[kind]] for clip_id in table.clip_id])
             for kind in kinds}
 
-# %% ../../nbs/pixels/07_prepare.ipynb #c26
+# %% ../../nbs/pixels/07_prepare.ipynb #c29
 def prepare(
     clips: pd.DataFrame,  # a clip table
     config: PrepareConfig,

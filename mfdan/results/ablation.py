@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['compare_rows', 'against', 'table_5', 'table_6', 'table_7']
 
-# %% ../../nbs/results/14_ablation.ipynb #5c5c1a75
-from collections.abc import Callable
-
+# %% ../../nbs/results/14_ablation.ipynb #fc245b09
 import pandas as pd
 
 from ..data.protocols import CLASSES
-from .measured import measure
+from .measured import with_interval
 from .printed import PRINTED_DROPKEY, published
 from .products import product
 from .runs import NLL_SEED, rows_of_table_5, rows_of_table_6, rows_of_table_7
@@ -34,7 +32,7 @@ def compare_rows(
     corrected = holm([comparison.p for comparison in found.values()])
     return {name: (found[name], float(p)) for name, p in zip(found, corrected)}
 
-# %% ../../nbs/results/14_ablation.ipynb #e802d645
+# %% ../../nbs/results/14_ablation.ipynb #e86b3205
 def against(
     measured: pd.DataFrame,  # predictions with a column row
     reference: str,  # the row that the others are compared with
@@ -45,7 +43,7 @@ def against(
     found, rows = compare_rows(parts, reference), []
     quoted = {row["method"]: row for row in printed}
     for name, part in parts.items():
-        row = {"row": name, "UF1": measure(part, uf1), "UAR": measure(part, uar)}
+        row = {"row": name, "UF1": with_interval(part, uf1), "UAR": with_interval(part, uar)}
         if name in found:
             gap, p = found[name]
             minus = Interval(gap.difference, gap.low, gap.high, gap.subjects)
@@ -69,7 +67,7 @@ def table_6(study: Study) -> Table:
     measured["seed"] %= NLL_SEED
     return against(measured, "MFDAN + Focal loss", published()["VI"])
 
-# %% ../../nbs/results/14_ablation.ipynb #9056e406
+# %% ../../nbs/results/14_ablation.ipynb #ecb2648a
 @product("table_7", "table_7", "Table VII: DropKey", runs=rows_of_table_7)
 def table_7(study: Study) -> Table:
     "DropKey rates by database."
@@ -79,8 +77,8 @@ def table_7(study: Study) -> Table:
         rate = float(label)
         pair, chosen = printed[rate][scope], rate == PRINTED_DROPKEY[scope]
         made.append({
-            "corpus": shown(study.run, scope), "d": rate, "UF1": measure(part, uf1),
-            "UAR": measure(part, uar), "paper: database": scope, "paper: UF1": pair["UF1"],
+            "corpus": shown(study.run, scope), "d": rate, "UF1": with_interval(part, uf1),
+            "UAR": with_interval(part, uar), "paper: database": scope, "paper: UF1": pair["UF1"],
             "paper: UAR": pair["UAR"],
             "paper: selected on the test folds": "yes" if chosen else None})
     made.sort(key=lambda row: (row["corpus"], row["d"]))

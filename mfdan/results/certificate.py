@@ -43,14 +43,15 @@ def anonymous(
             "prob": [round(float(r[f"p_{name}"]), 6) for name in CLASSES]})
     return sorted(rows, key=lambda row: (row["scope"], row["seed"], row["clip"]))
 
-# %% ../../nbs/results/25_certificate.ipynb #593144fa
+# %% ../../nbs/results/25_certificate.ipynb #acc930b0
 def packed_scores(
     rows: list[dict],  # of `anonymous`
 ) -> dict[str, dict[str, float]]:  # scope -> mean UF1 and UAR over seeds
     "What the packed predictions score."
     made = {}
     for scope, part in pd.DataFrame(rows).groupby("scope"):
-        made[scope] = {"UF1": round(seed_means(part, uf1), 6), "UAR": round(seed_means(part, uar), 6)}
+        made[scope] = {name: round(seed_means(part, score), 6)
+                       for name, score in (("UF1", uf1), ("UAR", uar))}
     return made
 
 # %% ../../nbs/results/25_certificate.ipynb #a224bb1a
@@ -85,7 +86,7 @@ def certificate(
     write_atomic(folder / "certificate.json", json.dumps(packed, indent=1) + "\n")
     return folder / "certificate.json"
 
-# %% ../../nbs/results/25_certificate.ipynb #126a3bec
+# %% ../../nbs/results/25_certificate.ipynb #6a0c22d8
 class Checked(NamedTuple):
     "What checking a certificate found."
     file: Path
@@ -100,7 +101,8 @@ class Checked(NamedTuple):
 def check_certificate(file: Path) -> Checked:
     "Is a certificate whole, and do its scores follow from its predictions?"
     file = Path(file)
-    try: content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         return Checked(file, False, (f"no certificate: {error}",))
     sealed = content.pop("sha256", None)

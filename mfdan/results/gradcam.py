@@ -30,7 +30,7 @@ from ..training.plan import Run
 from ..training.predictions import load_network, load_predictions
 from ..zoo.contract import method_of
 
-# %% ../../nbs/results/09_gradcam.ipynb #328914ca
+# %% ../../nbs/results/09_gradcam.ipynb #d32ad798
 def grad_cam(
     network: nn.Module,  # in evaluation; has an `explained_layer`, with channels last
     inputs: Sequence[Float[Tensor, "b c h w"]],  # what it looks at; the heat is of the first's size
@@ -39,8 +39,10 @@ def grad_cam(
     "Where the layer's activations speak for a class."
     kept = []
     handle = network.explained_layer.register_forward_hook(lambda _, __, out: kept.append(out))
-    try: logits = network(*inputs)
-    finally: handle.remove()
+    try:
+        logits = network(*inputs)
+    finally:
+        handle.remove()
     chosen = logits.argmax(1) if target is None else torch.as_tensor(target)
     score = logits.gather(1, chosen[:, None]).sum()
     (gradient,) = torch.autograd.grad(score, kept[0])  # b h w c

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['oracle_curves', 'draw_oracles', 'oracle_figure', 'oracle_table', 'null_figure', 'null_table']
 
-# %% ../../nbs/results/16_oracles.ipynb #f748d058
+# %% ../../nbs/results/16_oracles.ipynb #1817f729
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .measured import chance, measure
+from .measured import chance, with_interval
 from .products import product
 from .runs import TableRow, rows_of_null, rows_of_table_3
 from .save import shown
@@ -37,7 +37,7 @@ def oracle_curves(
         curves[row.scope] = oracle(load_folds(study.store, study.prepared, row.run))
     return curves
 
-# %% ../../nbs/results/16_oracles.ipynb #7e8ee509
+# %% ../../nbs/results/16_oracles.ipynb #cde7dd7d
 def draw_oracles(
     study: Study,
     curves: dict[str, pd.DataFrame],  # of `oracle_curves`
@@ -52,7 +52,9 @@ def draw_oracles(
         rules = {rule: (curve.index, curve[f"{rule} UF1"])
                  for rule in ("last", "one best", "best per fold")}
         show_curves(rules, ax=ax, title=shown(study.run, scope), xlabel="epochs trained",
-                    ylabel="UF1", ylim=(0, 1))
+                    ylim=(0, 1.03))
+        if ax is not axes[0, -1]: ax.get_legend().remove()
+    axes[0, 0].set_ylabel("UF1", fontsize=8)
     return figure
 
 # %% ../../nbs/results/16_oracles.ipynb #76a061f3
@@ -68,7 +70,7 @@ def oracle_table(study: Study) -> Table:
     return Table.of([{"scope": shown(study.run, scope), **curve.iloc[-1]}
                      for scope, curve in oracle_curves(study).items()])
 
-# %% ../../nbs/results/16_oracles.ipynb #f880a228
+# %% ../../nbs/results/16_oracles.ipynb #1c346899
 @product("null_oracle", "null", "Oracles on shuffled labels", chapter="variations", kind="figure",
          runs=rows_of_null, when="on request")
 def null_figure(study: Study) -> "Figure":
@@ -84,7 +86,7 @@ def null_table(study: Study) -> Table:
     measured = predictions(study, study.rows(rows_of_null))
     for scope, part in measured.groupby("scope", sort=False):
         after = curves[scope].iloc[-1]
-        rows.append({"scope": shown(study.run, scope), "UF1": measure(part, uf1),
+        rows.append({"scope": shown(study.run, scope), "UF1": with_interval(part, uf1),
                      "majority UF1": chance(part), "one best UF1": after["one best UF1"],
                      "best per fold UF1": after["best per fold UF1"]})
     return Table.of(rows)

@@ -5,11 +5,9 @@
 # %% auto #0
 __all__ = ['question_row', 'protocols_table']
 
-# %% ../../nbs/results/19_other_protocols.ipynb #df42c499
-import pandas as pd
-
+# %% ../../nbs/results/19_other_protocols.ipynb #921c29c2
 from ..data.protocols import classes_of
-from .measured import chance, measure
+from .measured import chance, with_interval
 from .products import product
 from .runs import TableRow, rows_of_database, rows_of_native
 from .save import shown
@@ -18,7 +16,7 @@ from .table import Table
 from ..scores.metrics import accuracy, uar, uf1
 from ..training.bank import FoldError
 
-# %% ../../nbs/results/19_other_protocols.ipynb #1343397e
+# %% ../../nbs/results/19_other_protocols.ipynb #72c97910
 def question_row(
     study: Study,
     rows: list[TableRow],  # of one scope and protocol, seed by seed
@@ -28,11 +26,14 @@ def question_row(
     classes = classes_of(run.protocol, scope)
     about = {"trained and tested on": shown(study.run, scope), "classes": len(classes),
              "left out": f"one {run.leave_out}"}
-    try: part = predictions(study, rows)
-    except FoldError as reason: return about | {"not shown": str(reason)}
-    scores = {name: measure(part, score, classes)
+    try:
+        part = predictions(study, rows)
+    except FoldError as reason:
+        return about | {"not shown": str(reason)}
+    scores = {name: with_interval(part, score, classes)
               for name, score in (("UF1", uf1), ("UAR", uar), ("accuracy", accuracy))}
-    return about | {"clips": part.clip_id.nunique(), **scores, "majority UF1": chance(part, classes)}
+    return about | {"clips": part.clip_id.nunique(), **scores,
+                    "majority UF1": chance(part, classes)}
 
 # %% ../../nbs/results/19_other_protocols.ipynb #a617535e
 @product("protocols", "protocols", "Other protocols", chapter="variations",

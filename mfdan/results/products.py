@@ -6,11 +6,10 @@
 __all__ = ['CHAPTERS', 'WHEN', 'ENDINGS', 'PRODUCTS', 'find_notebooks', 'notebook_folder', 'no_runs', 'Product', 'check_new',
            'register', 'product', 'natural', 'in_order']
 
-# %% ../../nbs/results/08_products.ipynb #637f8e58
-import os
+# %% ../../nbs/results/08_products.ipynb #96b2fb2c
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 

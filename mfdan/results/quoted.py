@@ -5,9 +5,7 @@
 # %% auto #0
 __all__ = ['table_1', 'printed_table', 'table_3_printed', 'table_4_printed', 'printed_pairs', 'what_counts', 'rule_hash']
 
-# %% ../../nbs/results/11_quoted.ipynb #3dceb738
-import pandas as pd
-
+# %% ../../nbs/results/11_quoted.ipynb #7ea63bfd
 from ..core.files import stable_hash
 from .findings import fits, printed_verdicts
 from .printed import published

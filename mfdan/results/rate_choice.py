@@ -5,10 +5,8 @@
 # %% auto #0
 __all__ = ['choice_row', 'inner_table']
 
-# %% ../../nbs/results/18_rate_choice.ipynb #9a3e380e
-import pandas as pd
-
-from .measured import measure
+# %% ../../nbs/results/18_rate_choice.ipynb #bcc868fa
+from .measured import with_interval
 from .products import product
 from .runs import TableRow, rows_of_table_3
 from .save import shown
@@ -17,18 +15,18 @@ from .table import Table
 from ..scores.choice import choice_runs, inner_choice
 from ..scores.metrics import uf1
 
-# %% ../../nbs/results/18_rate_choice.ipynb #cdb8b005
+# %% ../../nbs/results/18_rate_choice.ipynb #097e84ad
 def choice_row(study: Study, row: TableRow) -> dict:
     "What is chosen for each subject of a run, and what it scores."
     if study.trains:
-        inside = [TableRow(run.name, row.scope, run) for run in choice_runs(study.prepared, row.run)]
-        train_rows(study, inside, networks=False)
+        runs = choice_runs(study.prepared, row.run)
+        train_rows(study, [TableRow(run.name, row.scope, run) for run in runs], networks=False)
     scores, chosen = inner_choice(study.store, study.prepared, row.run)
     often = scores.chosen.value_counts().sort_index()
     return {"corpus": shown(study.run, row.scope),
             "rates chosen": ", ".join(f"{rate} ({count})" for rate, count in often.items()),
-            "UF1, chosen inside": measure(chosen, uf1),
-            "UF1, printed rate": measure(predictions(study, [row]), uf1)}
+            "UF1, chosen inside": with_interval(chosen, uf1),
+            "UF1, printed rate": with_interval(predictions(study, [row]), uf1)}
 
 # %% ../../nbs/results/18_rate_choice.ipynb #38b1bbeb
 @product("inner_choice", "inner_choice", "DropKey rate chosen inside", chapter="variations",

@@ -94,11 +94,15 @@ def pages_of(wanted: dict[str, list[Product]], run: RunConfig, prepared_key: str
                           notebook_key(shows, run, prepared_key), any(p.alone for p in shows)))
     return pages
 
-# %% ../../nbs/results/26_reproduce.ipynb #2c57cbfb
-def execute(page: Page, run: RunConfig) -> tuple[str, str, str] | None:  # or what stopped it
-    "Execute one notebook with the run's parameters; where it stops: name, error, what it says."
+# %% ../../nbs/results/26_reproduce.ipynb #7fe6faf6
+def execute(
+    page: Page,
+    run: RunConfig,
+    told: dict[str, str] | None = None,  # environment variables; a worker may be older than they are
+) -> tuple[str, str, str] | None:  # its name, the class of an error and what it says; or None
+    "Execute one notebook with the run's parameters."
     import papermill
-    os.environ.update(OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
+    os.environ.update(OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1", **(told or {}))
     stamp = page.target.with_suffix(".key")
     page.target.parent.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
@@ -114,7 +118,7 @@ def execute(page: Page, run: RunConfig) -> tuple[str, str, str] | None:  # or wh
     write_atomic(stamp, page.key)
     return None
 
-# %% ../../nbs/results/26_reproduce.ipynb #674c0a6c
+# %% ../../nbs/results/26_reproduce.ipynb #10869f55
 def execute_pages(
     pages: list[Page],
     run: RunConfig,
@@ -124,8 +128,9 @@ def execute_pages(
     "Execute notebooks several at a time; what measures time, one by one when all others are done."
     together, start = [page for page in pages if not page.alone], time.monotonic()
     stale = [page for page in together if force or not page.up_to_date]
+    told = {name: value for name, value in os.environ.items() if name.startswith("MFDAN_")}
     made = Parallel(n_jobs=run.workers, return_as="generator_unordered")(
-        delayed(execute)(page, run) for page in stale)
+        delayed(execute)(page, run, told) for page in stale)
     bar = tqdm(made, total=len(stale), desc="notebooks", disable=not stale)
     stopped = list(bar)
     note(Stage("notebooks", "notebooks", len(stale), len(together) - len(stale),

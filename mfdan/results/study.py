@@ -23,6 +23,7 @@ from .runs import TableRow, distinct_runs
 from ..training.loso import run_loso
 from ..training.predictions import load_predictions
 from ..training.progress import Summary
+from ..zoo.contract import method_of, settings_of
 
 # %% ../../nbs/results/07_study.ipynb #fc0c477d
 if TYPE_CHECKING: from mfdan.data.root import Reading
@@ -76,11 +77,24 @@ class Study:
         from mfdan.data.root import read_root
         return read_root(self.root)
 
-    @cached_property
-    def prepared(self) -> Prepared:
+    def with_arrays(self, arrays: tuple[str, ...]) -> Prepared:
+        "The corpus, prepared as far as some arrays need."
         if self.folder: return load_prepared(self.folder)
         from mfdan.pixels.prepare import prepare
-        return prepare(self.reading.clips, self.run.prepare, workers=self.run.workers)
+        return prepare(self.reading.clips, self.run.prepare, None, arrays, self.run.workers)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        "What MFDAN reads, and the pictures show."
+        config = settings_of("mfdan", self.run.profile)[0]
+        return self.with_arrays(method_of(config).arrays(config))
+
+    def prepared_for(self, rows: list[TableRow]) -> Prepared:
+        "What the methods of some rows read."
+        models = [row.run.model for row in rows]
+        wanted = {array for model in models for array in method_of(model).arrays(model)}
+        there = "prepared" in vars(self) and wanted <= self.prepared.arrays.keys()
+        return self.prepared if there else self.with_arrays(tuple(sorted(wanted)))
 
     @cached_property
     def scopes(self) -> tuple[str, ...]: return scopes_of(self.prepared.clips.database)
@@ -126,9 +140,9 @@ def train_rows(
     "Train what is missing of some rows."
     if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
     explained = tuple(row.run.name for row in rows if networks and row.label in ("M1", "M5"))
-    made = run_loso(study.prepared, distinct_runs(rows), study.store, workers=study.run.workers,
-                    backend=backend, scheduler=scheduler, device=device, keep_weights=explained,
-                    engine=engine)
+    made = run_loso(study.prepared_for(rows), distinct_runs(rows), study.store,
+                    workers=study.run.workers, backend=backend, scheduler=scheduler,
+                    device=device, keep_weights=explained, engine=engine)
     if made.failed: raise RuntimeError(f"{len(made.failed)} folds failed:\n{made}")
     return made
 
@@ -139,6 +153,7 @@ def predictions(
 ) -> pd.DataFrame:  # row, scope, seed, then the columns of `loso.load_predictions`
     "The held-out predictions of some rows in one table; missing folds are trained first."
     if study.trains: train_rows(study, rows)
-    tables = [load_predictions(study.store, study.prepared, row.run).assign(
+    prepared = study.prepared_for(rows)
+    tables = [load_predictions(study.store, prepared, row.run).assign(
         row=row.label, scope=row.scope, seed=row.run.train.seed) for row in rows]
     return pd.concat(tables, ignore_index=True)

@@ -17,16 +17,16 @@ from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from ..scores.intervals import Interval
 
-# %% ../../nbs/results/05_table.ipynb #52d3638b
+# %% ../../nbs/results/05_table.ipynb #2dd5cd91
 def spread_out(
     row: Mapping[str, object],  # name -> text, number or `Interval`
 ) -> dict[str, object]:  # one number or text a name
     "A row whose intervals are three columns each."
     made = {}
     for name, value in row.items():
+        made[name] = value
         if isinstance(value, Interval):
             made |= {name: value.value, f"{name} low": value.low, f"{name} high": value.high}
-        else: made[name] = value
     return made
 
 # %% ../../nbs/results/05_table.ipynb #a0833ea7
@@ -91,7 +91,7 @@ class Table:
 
     def __repr__(self) -> str: return self.shown().to_string(index=False)
 
-# %% ../../nbs/results/05_table.ipynb #2f7104d4
+# %% ../../nbs/results/05_table.ipynb #8ffcd991
 def read_as_text(
     table: Table,
 ) -> pd.DataFrame:  # of texts
@@ -103,9 +103,12 @@ def read_as_text(
         form, texts = table.forms.get(name, usual), []
         parts = frame[[name, *ends_of(frame, name)]]
         for row in parts.itertuples(index=False, name=None):
-            if pd.isna(row[0]): texts.append(table.empty.get(name, ""))
-            elif is_numeric_dtype(frame[name]): texts.append(read_number(row, form))
-            else: texts.append(str(row[0]))
+            if pd.isna(row[0]):
+                texts.append(table.empty.get(name, ""))
+            elif is_numeric_dtype(frame[name]):
+                texts.append(read_number(row, form))
+            else:
+                texts.append(str(row[0]))
         made[name] = texts
     return pd.DataFrame(made, dtype=object)
 

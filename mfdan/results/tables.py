@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['scope_row', 'table_3', 'table_3_slices', 'table_4']
 
-# %% ../../nbs/results/13_tables.ipynb #5fa52f9c
+# %% ../../nbs/results/13_tables.ipynb #3553c596
 import pandas as pd
 
 from ..data.protocols import CLASSES
-from .measured import chance, linear, measure, seed_means
+from .measured import chance, linear, seed_means, with_interval
 from .printed import printed_scores
 from .products import product
 from .runs import rows_of_table_3
@@ -19,7 +19,7 @@ from .table import Table
 from ..scores.intervals import spread
 from ..scores.metrics import uar, uf1
 
-# %% ../../nbs/results/13_tables.ipynb #cf91faad
+# %% ../../nbs/results/13_tables.ipynb #b50e41ab
 def scope_row(
     study: Study,
     scope: str,
@@ -29,7 +29,8 @@ def scope_row(
     moved = spread(part, CLASSES, draws=500)
     return {
         "trained and tested on": shown(study.run, scope), "clips": part.clip_id.nunique(),
-        "subjects": part.subject.nunique(), "UF1": measure(part, uf1), "UAR": measure(part, uar),
+        "subjects": part.subject.nunique(),
+        "UF1": with_interval(part, uf1), "UAR": with_interval(part, uar),
         "sd over seeds": moved["sd over seeds"], "sd over subjects": moved["sd over subjects"],
         "linear UF1": linear(study, scope), "majority UF1": chance(part)}
 
@@ -45,7 +46,7 @@ def table_3(study: Study) -> Table:
                     | {"paper: scope": scope} | pair)
     return Table.of(rows, empty={"sd over seeds": "one seed"})
 
-# %% ../../nbs/results/13_tables.ipynb #f8852e0e
+# %% ../../nbs/results/13_tables.ipynb #860feb75
 @product("table_3_slices", "table_3", "The composite, by database", runs=rows_of_table_3)
 def table_3_slices(study: Study) -> Table:
     "The composite's training, sliced by database."
@@ -53,7 +54,7 @@ def table_3_slices(study: Study) -> Table:
     if not rows: raise NotInCorpus("the composite needs all three databases")
     measured = predictions(study, rows)
     return Table.of([{"composite, the clips of": shown(study.run, database),
-                      "UF1": measure(part, uf1), "UAR": measure(part, uar)}
+                      "UF1": with_interval(part, uf1), "UAR": with_interval(part, uar)}
                      for database, part in measured.groupby("database", sort=False)])
 
 # %% ../../nbs/results/13_tables.ipynb #7ba41f54

@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
         lines = [f"{self.folder}: {in_words(self)}", *(f"  {finding}" for finding in self.findings)]
         return "\n".join(lines)
 
-# %% ../../nbs/results/24_verify.ipynb #448e578e
+# %% ../../nbs/results/24_verify.ipynb #2795c3c9
 def in_words(verdict: Verdict) -> str:
     "The head line. It says that something does not follow only where that was seen."
     states = [finding.state for finding in verdict.findings]
@@ -60,24 +60,30 @@ def in_words(verdict: Verdict) -> str:
     if DIFFERS in states: return "does NOT follow from its fold results"
     if MISSING in states: return "is not complete"
     if UNSEEN not in states: return "follows from its fold results"
-    return "follows as far as it can be checked here" if SAME in states else "cannot be checked here"
+    if SAME in states: return "follows as far as it can be checked here"
+    return "cannot be checked here"
 
-# %% ../../nbs/results/24_verify.ipynb #4a85d19d
+# %% ../../nbs/results/24_verify.ipynb #bdf451e2
 def could_be_made(product: Product, study: Study) -> Finding:
     "Why a product is not there: the corpus has nothing for it, or it is missing."
     try:
         study.rows(product.runs)
         if product.make and product.kind == "table": product.make(study)
-    except NotInCorpus as reason: return Finding(product.name, NOT_MADE, str(reason))
-    except FileNotFoundError: return Finding(product.name, MISSING)  # its folds as well
+    except NotInCorpus as reason:
+        return Finding(product.name, NOT_MADE, str(reason))
+    except FileNotFoundError:
+        return Finding(product.name, MISSING, "and so are its folds")
     return Finding(product.name, MISSING)
 
 
 def recomputed(product: Product, study: Study, folder: Path) -> Finding:
     "Ask a table's maker again."
-    try: made = product.make(study)
-    except NotInCorpus as reason: return Finding(product.name, DIFFERS, f"there is none: {reason}")
-    except FileNotFoundError as reason: return Finding(product.name, UNSEEN, str(reason))
+    try:
+        made = product.make(study)
+    except NotInCorpus as reason:
+        return Finding(product.name, DIFFERS, f"there is none: {reason}")
+    except FileNotFoundError as reason:
+        return Finding(product.name, UNSEEN, str(reason))
     wrong = []
     for ending, text in table_texts(made, study.run, product.title).items():
         file = folder / f"{product.name}{ending}"
@@ -95,7 +101,7 @@ def check_product(product: Product, study: Study, folder: Path) -> Finding | Non
     if product.make is None: return Finding(product.name, SKIPPED, "its notebook makes it")
     return recomputed(product, study, folder)
 
-# %% ../../nbs/results/24_verify.ipynb #34940608
+# %% ../../nbs/results/24_verify.ipynb #47e10f9c
 class NotHere(FileNotFoundError):
     "What is needed to check products lies elsewhere."
 
@@ -111,10 +117,12 @@ def provenance_of(folder: Path) -> dict:  # root, profile, seeds, prepared, ...
 def run_of(folder: Path) -> RunConfig:
     "The run that made a folder of products."
     about = provenance_of(folder)
-    try: return RunConfig(about["root"], about["profile"], len(about["seeds"]))
-    except ValueError as reason: raise NotHere(str(reason)) from reason
+    try:
+        return RunConfig(about["root"], about["profile"], len(about["seeds"]))
+    except ValueError as reason:
+        raise NotHere(str(reason)) from reason
 
-# %% ../../nbs/results/24_verify.ipynb #e54fc8bd
+# %% ../../nbs/results/24_verify.ipynb #981c42e9
 def reader_of(folder: Path) -> Study:
     "The study behind a folder of products; it reads, and makes nothing."
     run, key = run_of(folder), provenance_of(folder)["prepared"]
@@ -129,7 +137,9 @@ def reader_of(folder: Path) -> Study:
 def verify(folder: Path) -> Verdict:
     "Do the products of a folder follow from the fold results?"
     folder = Path(folder)
-    try: study = reader_of(folder)
-    except NotHere as reason: return Verdict(folder, (), str(reason))
+    try:
+        study = reader_of(folder)
+    except NotHere as reason:
+        return Verdict(folder, (), str(reason))
     findings = [check_product(product, study, folder) for product in all_products()]
     return Verdict(folder, tuple(finding for finding in findings if finding))
