@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DIGEST', 'EYE_TO_CHIN', 'CHIN', 'CONTACT', 'RIM', 'SIDES', 'AWAKE', 'EDGE', 'RELAXED', 'Mesh', 'read_mesh', 'mesh',
-           'edges_of', 'mean_of', 'scaled', 'smoothed', 'catmull_clark', 'depth_in_mouth', 'Surface', 'surface',
-           'normals', 'Traits', 'spread', 'new_traits', 'macro_weights', 'eye_centres', 'chin', 'placed', 'lip_lines',
-           'lip_gap', 'close_lips', 'unit_moves', 'lid_gap', 'open_lids', 'Head', 'round_eyes', 'rest_shape', 'posed']
+           'edges_of', 'mean_of', 'scaled', 'incident', 'smoothed', 'catmull_clark', 'depth_in_mouth', 'Surface',
+           'surface', 'normals', 'Traits', 'spread', 'new_traits', 'macro_weights', 'eye_centres', 'chin', 'placed',
+           'lip_lines', 'lip_gap', 'close_lips', 'unit_moves', 'lid_gap', 'open_lids', 'round_eyes', 'Head',
+           'rest_shape', 'posed']
 
 # %% ../../nbs/corpus/10_head.ipynb #999aa50f
 import json
@@ -20,7 +21,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from ..core.files import asset, file_digest
 
-# %% ../../nbs/corpus/10_head.ipynb #3b814771
+# %% ../../nbs/corpus/10_head.ipynb #a9185d5d
 DIGEST = "87cc95359f526d2e"  # of assets/head.npz, its first digits
 
 
@@ -34,7 +35,7 @@ class Mesh(NamedTuple):
     targets: dict[str, Float[ndarray, "t v 3"]]  # macro, units, negative and positive sliders
     names: dict[str, list[str]]  # of macro targets, units and details
 
-
+# %% ../../nbs/corpus/10_head.ipynb #a2d4c109
 def read_mesh(path) -> Mesh:
     "Read the file, if it is the one that this module was written for."
     if not file_digest(path).startswith(DIGEST):
@@ -43,7 +44,8 @@ def read_mesh(path) -> Mesh:
     targets = {name: data[name].transpose(0, 2, 1) * np.float32(data["step"])
                for name in ("macro", "units", "negative", "positive")}
     return Mesh(data["base"].T * data["step"], data["quads"].astype(int), data["part"],
-                data["lips"].astype(int), data["lids"].astype(int), targets, json.loads(str(data["names"])))
+                data["lips"].astype(int), data["lids"].astype(int), targets,
+                json.loads(str(data["names"])))
 
 
 @cache
@@ -65,10 +67,16 @@ def mean_of(groups: Int[ndarray, "n k"], count: int) -> csr_matrix:  # [n, count
     part = np.full(groups.size, 1 / groups.shape[1])
     return csr_matrix((part, (rows, groups.ravel())), (len(groups), count))
 
-# %% ../../nbs/corpus/10_head.ipynb #57f8af4b
+# %% ../../nbs/corpus/10_head.ipynb #26e36e3e
 def scaled(matrix: csr_matrix, by: Float[ndarray, "n"]) -> csr_matrix:
     "Each row times its number."
     return matrix.multiply(by[:, None]).tocsr()
+
+# %% ../../nbs/corpus/10_head.ipynb #bed1079e
+def incident(groups: Int[ndarray, "n k"], count: int) -> csr_matrix:  # [count, n]
+    "Which vertex belongs to which groups."
+    number = np.repeat(np.arange(len(groups)), groups.shape[1])
+    return csr_matrix((np.ones(groups.size), (groups.ravel(), number)), (count, len(groups)))
 
 
 def smoothed(
@@ -76,10 +84,7 @@ def smoothed(
 ) -> csr_matrix:  # [count, count]
     "Where Catmull and Clark put the old vertices."
     face, middle = mean_of(quads, count), mean_of(edges, count)
-    def incident(groups, chosen): return csr_matrix(
-        (np.ones(chosen.size), (chosen.ravel(), np.repeat(np.arange(len(groups)), groups.shape[1]))),
-        (count, len(groups)))
-    at_face, at_edge = incident(quads, quads), incident(edges, edges)
+    at_face, at_edge = incident(quads, count), incident(edges, count)
     at_rim = scaled(at_edge.T, (uses == 1) * 1.0).T.tocsr()
     n = np.maximum(np.asarray(at_face.sum(1)).ravel(), 1)
     rim = np.asarray(at_rim.sum(1)).ravel() > 0
@@ -89,7 +94,7 @@ def smoothed(
     outer = 0.5 * old + 0.25 * (at_rim @ middle)
     return scaled(inner, ~rim * 1.0) + scaled(outer, rim * 1.0)
 
-
+# %% ../../nbs/corpus/10_head.ipynb #d7ac1939
 def catmull_clark(
     quads: Int[ndarray, "f 4"], count: int,
 ) -> tuple[csr_matrix, Int[ndarray, "g 4"]]:  # new vertices from old ones; new quads
@@ -119,7 +124,7 @@ def depth_in_mouth() -> Float[ndarray, "v"]:
         inside &= depth >= len(head.lips) - 1
     return depth
 
-# %% ../../nbs/corpus/10_head.ipynb #bfbc66f1
+# %% ../../nbs/corpus/10_head.ipynb #2d19c764
 class Surface(NamedTuple):
     "The refined mesh: made once, moved often."
     matrix: csr_matrix  # [n v]
@@ -130,7 +135,7 @@ class Surface(NamedTuple):
     mouth: Float[ndarray, "n"]  # depth in the mouth, refined
     lids: Float[ndarray, "n"]  # depth in the opening of an eye, refined
 
-
+# %% ../../nbs/corpus/10_head.ipynb #b708798c
 @cache
 def surface() -> Surface:
     "The head's refined surface."
@@ -154,7 +159,7 @@ def normals(points: Float[ndarray, "n 3"], triangles: Int[ndarray, "t 3"]) -> Fl
                       for k in range(3)], -1)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
-# %% ../../nbs/corpus/10_head.ipynb #75b37c67
+# %% ../../nbs/corpus/10_head.ipynb #2fa136c7
 class Traits(NamedTuple):
     "Who somebody is, as far as the shape of the head shows it."
     male: float  # 0 woman, 1 man
@@ -169,7 +174,8 @@ def spread() -> Float[ndarray, "d"]:
     far = {"head-diamond": 0.1, "head-triangular": 0.1, "head-invertedtriangular": 0.1,
            "head-age": 0.05, "head-angle": 0.1, "chin-triangle": 0.1, "nose-compression": 0.1,
            "ear-wing": 0.12, "forehead-scale-vert": 0.1,
-           "head-scale-vert": 0.1, "eyebrows-angle": 0.12, "ear-flap": 0.1, "eye-epicanthus": 0.12, "mouth-dimples": 0.1}
+           "head-scale-vert": 0.1, "eyebrows-angle": 0.12, "ear-flap": 0.1,
+           "eye-epicanthus": 0.12, "mouth-dimples": 0.1}
     by_part = {"asym": 0.13, "eye": 0.14, "mouth": 0.17, "head": 0.18, "neck": 0.15}
     return np.array([far.get(name, by_part.get(name.split("-")[0], 0.2))
                      for name in mesh().names["details"]])
@@ -202,7 +208,7 @@ def macro_weights(traits: Traits) -> Float[ndarray, "24"]:
         else: weights.append(rest[first] * sex[words[0]] * age[words[1]])
     return np.array(weights)
 
-# %% ../../nbs/corpus/10_head.ipynb #2ae6acc2
+# %% ../../nbs/corpus/10_head.ipynb #a8dd7c86
 EYE_TO_CHIN = 1.2  # decimetre; everybody's, so that a unit of motion is the same for all
 
 
@@ -219,14 +225,14 @@ def chin(points: Float[ndarray, "v 3"]) -> Float[ndarray, "3"]:
 
 CHIN = int(np.argmin(np.linalg.norm(mesh().base - (0, -0.8, 1.434), axis=1)))
 
-
+# %% ../../nbs/corpus/10_head.ipynb #357da4a6
 def placed(points: Float[ndarray, "v 3"]) -> tuple[Float[ndarray, "v 3"], float]:
     "The head with its eyes around the origin and the common length; its scale."
     points = points - eye_centres(points).mean(0)
     scale = EYE_TO_CHIN / -chin(points)[1]
     return points * scale, float(scale)
 
-# %% ../../nbs/corpus/10_head.ipynb #39a5dbe4
+# %% ../../nbs/corpus/10_head.ipynb #822684e2
 CONTACT = 7  # the ring where the lips touch
 RIM = 2  # the ring where red begins
 
@@ -239,7 +245,7 @@ def lip_lines(points: Float[ndarray, "v 3"], ring: int) -> tuple[ndarray, ndarra
     lower = [loop[k % n] for k in range(n - corner, corner - 1, -1)]
     return points[upper], points[lower]
 
-
+# %% ../../nbs/corpus/10_head.ipynb #e7c22d36
 def lip_gap(points: Float[ndarray, "v 3"], ring: int = CONTACT) -> tuple[ndarray, ndarray]:
     "How far apart the lips are, from corner to corner."
     upper, lower = lip_lines(points, ring)
@@ -272,7 +278,7 @@ def unit_moves(weights: dict[str, float]) -> Float[ndarray, "v 3"]:
         moved += weight * mesh().targets["units"][names.index(name)]
     return moved
 
-# %% ../../nbs/corpus/10_head.ipynb #f70f5c9f
+# %% ../../nbs/corpus/10_head.ipynb #ecdb767a
 SIDES = ("Left", "Right")
 AWAKE = 0.100  # between the lids, decimetre
 EDGE = 4  # the ring that is seen as the edge of the lids
@@ -283,7 +289,7 @@ def lid_gap(points: Float[ndarray, "v 3"]) -> Float[ndarray, "2"]:
     edge = mesh().lids[:, EDGE]
     return points[edge[:, 0], 1] - points[edge[:, edge.shape[1] // 2], 1]
 
-
+# %% ../../nbs/corpus/10_head.ipynb #a9a37698
 def open_lids(points: Float[ndarray, "v 3"], scale: float) -> Float[ndarray, "v 3"]:
     "The lids as far apart as awake people's."
     for k, side in enumerate(SIDES):
@@ -293,13 +299,7 @@ def open_lids(points: Float[ndarray, "v 3"], scale: float) -> Float[ndarray, "v 
         points = points + missing / lid_gap(move)[k] * move
     return points
 
-# %% ../../nbs/corpus/10_head.ipynb #ceb4f1b8
-class Head(NamedTuple):
-    "The shape of somebody's head at rest."
-    points: Float[ndarray, "v 3"]
-    scale: float  # of what the units do
-
-
+# %% ../../nbs/corpus/10_head.ipynb #8549cfa9
 def round_eyes(points: Float[ndarray, "v 3"]) -> Float[ndarray, "v 3"]:
     "Eyeballs that are balls: the base's, moved and enlarged as a whole."
     head, there = mesh(), points.copy()
@@ -309,8 +309,14 @@ def round_eyes(points: Float[ndarray, "v 3"]) -> Float[ndarray, "v 3"]:
         there[one] = points[one].mean(0) + ball * np.linalg.norm(now) / np.linalg.norm(ball)
     return there
 
-
+# %% ../../nbs/corpus/10_head.ipynb #a8711d80
 RELAXED = {"browInnerUp": 0.2, "mouthSmileLeft": 0.1, "mouthSmileRight": 0.1}  # or all look stern
+
+
+class Head(NamedTuple):
+    "The shape of somebody's head at rest."
+    points: Float[ndarray, "v 3"]
+    scale: float  # of what the units do
 
 
 def rest_shape(traits: Traits) -> Head:
