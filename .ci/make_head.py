@@ -46,8 +46,10 @@ def read_mesh(text: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
     for line in text.splitlines():
         words = line.split()
         if not words: continue
-        if words[0] == "v": vertices.append([float(word) for word in words[1:4]])
-        elif words[0] == "g": group = words[1]
+        if words[0] == "v":
+            vertices.append([float(word) for word in words[1:4]])
+        elif words[0] == "g":
+            group = words[1]
         elif words[0] == "f":
             quads.append([int(word.split("/")[0]) - 1 for word in words[1:]])
             groups.append(group)
@@ -71,9 +73,12 @@ def sliders(names: list[str]) -> dict[str, list[list[str]]]:
     for name in names:
         stem, _, end = name.rpartition("-")
         sided = re.sub(r"^[lr]-", "", stem)
-        if end in OPPOSITES: found.setdefault(sided, [[], []])[0].append(name)
-        elif end in OPPOSITES.values(): found.setdefault(sided, [[], []])[1].append(name)
-        else: found.setdefault(re.sub(r"^[lr]-", "", name), [[], []])[1].append(name)
+        slider, half = sided, 0
+        if end in OPPOSITES.values():
+            half = 1
+        elif end not in OPPOSITES:
+            slider, half = re.sub(r"^[lr]-", "", name), 1
+        found.setdefault(slider, [[], []])[half].append(name)
     return found
 
 

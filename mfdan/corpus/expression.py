@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'COMBINATIONS', 'NECK', 'sided', 'added', 'Habit', 'new_habit', 'expression', 'profile', 'blink', 'Turn',
-           'turned', 'gaze', 'surface_of', 'Motion', 'motion_between', 'strength_for']
+           'turned', 'gaze', 'surface_of', 'Moved', 'motion_between', 'strength_for']
 
 # %% ../../nbs/corpus/15_expression.ipynb #682163c6
 from typing import NamedTuple
@@ -34,16 +34,18 @@ COMBINATIONS = {  # what the databases code most often for a class
     "surprise": ((1, 2), (1, 2), (1, 2, 5), (1, 2, 26), (5,)),
 }
 
-# %% ../../nbs/corpus/15_expression.ipynb #3afcdfc6
+# %% ../../nbs/corpus/15_expression.ipynb #920e1c95
 def sided(action: int, left: float, right: float) -> dict[str, float]:
     "An action unit as units of the mesh, each side with its own strength."
     if action not in ACTIONS:
         raise ValueError(f"AU{action} is not known here; there are {', '.join(map(str, ACTIONS))}")
     weights = {}
     for name, weight in ACTIONS[action].items():
-        if "*" not in name: weights[name] = weight * (left + right) / 2
-        else: weights |= {name.replace("*", side): weight * much
-                          for side, much in zip(SIDES, (left, right))}
+        if "*" not in name:
+            weights[name] = weight * (left + right) / 2
+        else:
+            for side, much in zip(SIDES, (left, right)):
+                weights[name.replace("*", side)] = weight * much
     return weights
 
 # %% ../../nbs/corpus/15_expression.ipynb #9c91c897
@@ -132,8 +134,8 @@ def surface_of(
     points = surface().matrix @ posed(person.head, weights or {}) + person.dress
     return turned(points, turn) if turn else points
 
-# %% ../../nbs/corpus/15_expression.ipynb #2d1f0230
-class Motion(NamedTuple):
+# %% ../../nbs/corpus/15_expression.ipynb #21f22e87
+class Moved(NamedTuple):
     "What happens between two pictures of somebody."
     flow: Float[ndarray, "2 h w"]  # pixel
     hidden: Bool[ndarray, "h w"]  # what the first picture shows and the second does not
@@ -141,10 +143,10 @@ class Motion(NamedTuple):
 
 def motion_between(
     before: Float[ndarray, "n 3"], after: Float[ndarray, "n 3"], camera: Camera,
-) -> Motion:
+) -> Moved:
     "The exact flow from one pose to another."
     triangles = surface().triangles
-    return Motion(*exact_flow(before, after, triangles, camera))
+    return Moved(*exact_flow(before, after, triangles, camera))
 
 # %% ../../nbs/corpus/15_expression.ipynb #4e80f6a0
 def strength_for(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIGEST', 'EYE_TO_CHIN', 'CHIN', 'CONTACT', 'RIM', 'SIDES', 'AWAKE', 'EDGE', 'RELAXED', 'Mesh', 'read_mesh', 'mesh',
-           'edges_of', 'mean_of', 'scaled', 'incident', 'smoothed', 'catmull_clark', 'depth_in_mouth', 'Surface',
-           'surface', 'normals', 'Traits', 'spread', 'new_traits', 'macro_weights', 'eye_centres', 'chin', 'placed',
-           'lip_lines', 'lip_gap', 'close_lips', 'unit_moves', 'lid_gap', 'open_lids', 'round_eyes', 'Head',
+           'edges_of', 'averaging', 'scaled', 'incident', 'smoothed', 'catmull_clark', 'depth_in_mouth', 'Surface',
+           'surface', 'normals', 'Traits', 'slider_reach', 'new_traits', 'macro_weights', 'eye_centres', 'chin',
+           'settled', 'lip_lines', 'lip_gap', 'close_lips', 'unit_moves', 'lid_gap', 'open_lids', 'round_eyes', 'Head',
            'rest_shape', 'posed']
 
 # %% ../../nbs/corpus/10_head.ipynb #999aa50f
@@ -53,7 +53,7 @@ def mesh() -> Mesh:
     "The mesh of the package."
     return read_mesh(asset("head.npz"))
 
-# %% ../../nbs/corpus/10_head.ipynb #f63b9a46
+# %% ../../nbs/corpus/10_head.ipynb #3ce2afaf
 def edges_of(quads: Int[ndarray, "f 4"]) -> tuple[Int[ndarray, "e 2"], Int[ndarray, "f 4"]]:
     "The edges of a mesh, and which ones each quad has."
     ends = np.stack([quads, np.roll(quads, -1, 1)], -1)
@@ -61,7 +61,7 @@ def edges_of(quads: Int[ndarray, "f 4"]) -> tuple[Int[ndarray, "e 2"], Int[ndarr
     return edges, which.reshape(quads.shape)
 
 
-def mean_of(groups: Int[ndarray, "n k"], count: int) -> csr_matrix:  # [n, count]
+def averaging(groups: Int[ndarray, "n k"], count: int) -> csr_matrix:  # [n, count]
     "The matrix that takes the mean of some vertices."
     rows = np.repeat(np.arange(len(groups)), groups.shape[1])
     part = np.full(groups.size, 1 / groups.shape[1])
@@ -72,7 +72,7 @@ def scaled(matrix: csr_matrix, by: Float[ndarray, "n"]) -> csr_matrix:
     "Each row times its number."
     return matrix.multiply(by[:, None]).tocsr()
 
-# %% ../../nbs/corpus/10_head.ipynb #bed1079e
+# %% ../../nbs/corpus/10_head.ipynb #516bfb99
 def incident(groups: Int[ndarray, "n k"], count: int) -> csr_matrix:  # [count, n]
     "Which vertex belongs to which groups."
     number = np.repeat(np.arange(len(groups)), groups.shape[1])
@@ -83,7 +83,7 @@ def smoothed(
     quads: Int[ndarray, "f 4"], edges: Int[ndarray, "e 2"], uses: Int[ndarray, "e"], count: int,
 ) -> csr_matrix:  # [count, count]
     "Where Catmull and Clark put the old vertices."
-    face, middle = mean_of(quads, count), mean_of(edges, count)
+    face, middle = averaging(quads, count), averaging(edges, count)
     at_face, at_edge = incident(quads, count), incident(edges, count)
     at_rim = scaled(at_edge.T, (uses == 1) * 1.0).T.tocsr()
     n = np.maximum(np.asarray(at_face.sum(1)).ravel(), 1)
@@ -94,14 +94,14 @@ def smoothed(
     outer = 0.5 * old + 0.25 * (at_rim @ middle)
     return scaled(inner, ~rim * 1.0) + scaled(outer, rim * 1.0)
 
-# %% ../../nbs/corpus/10_head.ipynb #d7ac1939
+# %% ../../nbs/corpus/10_head.ipynb #58e57dee
 def catmull_clark(
     quads: Int[ndarray, "f 4"], count: int,
 ) -> tuple[csr_matrix, Int[ndarray, "g 4"]]:  # new vertices from old ones; new quads
     "One step of subdivision."
     edges, which = edges_of(quads)
     uses = np.bincount(which.ravel(), minlength=len(edges))
-    face, middle = mean_of(quads, count), mean_of(edges, count)
+    face, middle = averaging(quads, count), averaging(edges, count)
     beside = csr_matrix((np.ones(which.size), (which.ravel(), np.repeat(np.arange(len(quads)), 4))))
     inner = 0.5 * middle + 0.25 * (beside @ face)
     on_edge = scaled(inner, (uses == 2) * 1.0) + scaled(middle, (uses == 1) * 1.0)
@@ -159,7 +159,7 @@ def normals(points: Float[ndarray, "n 3"], triangles: Int[ndarray, "t 3"]) -> Fl
                       for k in range(3)], -1)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
-# %% ../../nbs/corpus/10_head.ipynb #2fa136c7
+# %% ../../nbs/corpus/10_head.ipynb #470bd198
 class Traits(NamedTuple):
     "Who somebody is, as far as the shape of the head shows it."
     male: float  # 0 woman, 1 man
@@ -169,7 +169,7 @@ class Traits(NamedTuple):
     details: Float[ndarray, "d"]  # sliders, signed
 
 
-def spread() -> Float[ndarray, "d"]:
+def slider_reach() -> Float[ndarray, "d"]:
     "How far each slider varies."
     far = {"head-diamond": 0.1, "head-triangular": 0.1, "head-invertedtriangular": 0.1,
            "head-age": 0.05, "head-angle": 0.1, "chin-triangle": 0.1, "nose-compression": 0.1,
@@ -180,7 +180,7 @@ def spread() -> Float[ndarray, "d"]:
     return np.array([far.get(name, by_part.get(name.split("-")[0], 0.2))
                      for name in mesh().names["details"]])
 
-# %% ../../nbs/corpus/10_head.ipynb #0476f877
+# %% ../../nbs/corpus/10_head.ipynb #d7159d65
 def new_traits(rng: np.random.Generator) -> Traits:
     "Somebody."
     man = rng.random() < 0.5
@@ -189,10 +189,10 @@ def new_traits(rng: np.random.Generator) -> Traits:
     ancestry = rng.dirichlet((0.25, 0.25, 0.25))
     thin_or_heavy = float(np.clip(rng.normal(0.1, 0.4), -0.9, 0.9))
     build = np.array([max(0, -thin_or_heavy), max(0, thin_or_heavy), rng.uniform(0, 0.4)])
-    details = np.clip(rng.normal(0, 1, len(spread())), -2, 2) * spread()
+    details = np.clip(rng.normal(0, 1, len(slider_reach())), -2, 2) * slider_reach()
     return Traits(male, years, ancestry, build, details)
 
-# %% ../../nbs/corpus/10_head.ipynb #eee1b4ba
+# %% ../../nbs/corpus/10_head.ipynb #f3af0dcb
 def macro_weights(traits: Traits) -> Float[ndarray, "24"]:
     "How much of each target of ancestry, sex, age and build."
     old = np.clip((traits.years - 25) / 65, 0, 1)
@@ -204,8 +204,10 @@ def macro_weights(traits: Traits) -> Float[ndarray, "24"]:
     weights = []
     for name in mesh().names["macro"]:
         first, *words = name.removeprefix("universal-").split("-")
-        if first in sex: weights.append(sex[first] * age[words[0]] * rest["-".join(words[1:])])
-        else: weights.append(rest[first] * sex[words[0]] * age[words[1]])
+        if first in sex:
+            weights.append(sex[first] * age[words[0]] * rest["-".join(words[1:])])
+        else:
+            weights.append(rest[first] * sex[words[0]] * age[words[1]])
     return np.array(weights)
 
 # %% ../../nbs/corpus/10_head.ipynb #a8dd7c86
@@ -225,8 +227,8 @@ def chin(points: Float[ndarray, "v 3"]) -> Float[ndarray, "3"]:
 
 CHIN = int(np.argmin(np.linalg.norm(mesh().base - (0, -0.8, 1.434), axis=1)))
 
-# %% ../../nbs/corpus/10_head.ipynb #357da4a6
-def placed(points: Float[ndarray, "v 3"]) -> tuple[Float[ndarray, "v 3"], float]:
+# %% ../../nbs/corpus/10_head.ipynb #155849c8
+def settled(points: Float[ndarray, "v 3"]) -> tuple[Float[ndarray, "v 3"], float]:
     "The head with its eyes around the origin and the common length; its scale."
     points = points - eye_centres(points).mean(0)
     scale = EYE_TO_CHIN / -chin(points)[1]
@@ -309,7 +311,7 @@ def round_eyes(points: Float[ndarray, "v 3"]) -> Float[ndarray, "v 3"]:
         there[one] = points[one].mean(0) + ball * np.linalg.norm(now) / np.linalg.norm(ball)
     return there
 
-# %% ../../nbs/corpus/10_head.ipynb #a8711d80
+# %% ../../nbs/corpus/10_head.ipynb #45270066
 RELAXED = {"browInnerUp": 0.2, "mouthSmileLeft": 0.1, "mouthSmileRight": 0.1}  # or all look stern
 
 
@@ -325,7 +327,7 @@ def rest_shape(traits: Traits) -> Head:
     points = mesh().base + np.tensordot(macro_weights(traits), targets["macro"], 1)
     points += np.tensordot(np.maximum(traits.details, 0), targets["positive"], 1)
     points += np.tensordot(np.maximum(-traits.details, 0), targets["negative"], 1)
-    points, scale = placed(points)
+    points, scale = settled(points)
     points = points + scale * unit_moves(RELAXED)
     points = round_eyes(close_lips(close_lips(points)))
     return Head(open_lids(points, scale), scale)

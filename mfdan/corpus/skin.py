@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SKIN', 'GRAIN', 'cap_line', 'collar', 'dressed', 'Person', 'spread_once', 'new_person', 'Pixels', 'inner', 'pixels',
            'pores', 'bare_skin', 'over', 'lips', 'lash_line', 'brows_on', 'stubble', 'hair', 'shirt', 'cap', 'balls',
-           'eyes', 'painted', 'glossy', 'lit', 'picture']
+           'eyes', 'painted', 'glossy', 'lit', 'picture', 'portrait']
 
-# %% ../../nbs/corpus/14_skin.ipynb #af753b36
+# %% ../../nbs/corpus/14_skin.ipynb #88b2cdb5
 from functools import cache
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from .head import Head, mesh, new_traits, normals, rest_shape, surface
-from .light import (Lamp, arriving, creases, directions, shine, spreading, to_screen,
-                                under_skin, visibility)
+from .light import (Lamp, arriving, creases, shine, sky_directions, spreading,
+                                to_screen, under_skin, visibility)
 from .looks import (Looks, beard_area, brow_cover, brow_hairs, complexion, ears, grain,
                                 new_looks, scalp, smooth, spot)
 from .raster import Camera, Seen, rasterise
@@ -53,7 +53,7 @@ def dressed(
     shirt = 0.05 * smooth(collar(base), 0, 0.04)
     return normals(points, surface().triangles[:SKIN]) * (on_head + shirt)[:, None]
 
-# %% ../../nbs/corpus/14_skin.ipynb #6b3189f5
+# %% ../../nbs/corpus/14_skin.ipynb #f47e5529
 class Person(NamedTuple):
     "Somebody at rest, and all that does not change with the expression."
     head: Head
@@ -80,7 +80,7 @@ def new_person(
     dress = dressed(bare, looks)
     rest = bare + dress
     normal = normals(rest, surface().triangles[:SKIN])
-    seen = visibility(rest, normal, directions()) * creases(rest, normal, spread_once())
+    seen = visibility(rest, normal, sky_directions()) * creases(rest, normal, spread_once())
     return Person(head, looks, brows, rest, dress, seen)
 
 # %% ../../nbs/corpus/14_skin.ipynb #fdb37f1b
@@ -108,10 +108,10 @@ def inner() -> Bool[ndarray, "n"]:
     inside[S.triangles[S.part >= 3]] = True
     return inside
 
-# %% ../../nbs/corpus/14_skin.ipynb #61b1a87d
+# %% ../../nbs/corpus/14_skin.ipynb #7058544c
 def pixels(person: Person, points: Float[ndarray, "n 3"], seen: Seen) -> Pixels:
     "Gather it from the surface."
-    S, towards = surface(), directions()
+    S, towards = surface(), sky_directions()
     normal = normals(points, S.triangles[:SKIN])
     light = arriving(person.seen, normal, person.looks.lamp.strengths(towards), towards)
     light[inner()] = 0.3  # closed at rest, an open mouth is not black
@@ -122,8 +122,8 @@ def pixels(person: Person, points: Float[ndarray, "n 3"], seen: Seen) -> Pixels:
     part = S.part[seen.triangle[seen.triangle >= 0]]
     return Pixels(read[:, :3], read[:, 3:6], normal, read[:, 9:12], *read[:, 12:].T, part)
 
-# %% ../../nbs/corpus/14_skin.ipynb #ee3bfa13
-GRAIN = 0.075  # relative deviation of the skin's grain
+# %% ../../nbs/corpus/14_skin.ipynb #2fe4c954
+GRAIN = 0.085  # relative deviation of the skin's grain
 
 
 def pores(p: Pixels, looks: Looks) -> Float[ndarray, "p"]:
@@ -240,13 +240,15 @@ def painted(p: Pixels, person: Person, grains: Float[ndarray, "p"]) -> Float[nda
     colour[p.part >= 3] = (0.42, 0.38, 0.31)  # teeth
     return colour
 
-# %% ../../nbs/corpus/14_skin.ipynb #90152a92
-def glossy(p: Pixels, looks: Looks, grains: Float[ndarray, "p"]) -> Float[ndarray, "p"]:
+# %% ../../nbs/corpus/14_skin.ipynb #fdeebd35
+def glossy(p: Pixels, person: Person, grains: Float[ndarray, "p"]) -> Float[ndarray, "p"]:
     "How much of the light the surface mirrors: skin a little, lips more, cloth and hair not."
+    looks = person.looks
     covered = (collar(p.base) > 0) | (p.depth > 7) | {
         "cap": cap_line(p.base) > 0, "cropped": scalp(p.base) > 0, "bald": False}[looks.cover]
     moist = 1 + 1.2 * smooth(p.depth, 1.5, 3) + 0.5 * spot(p.base, 0, 0.1, 0.15)
-    return 0.030 * ~covered * moist * np.exp(0.4 * grains)
+    bare = ~covered * (1 - brow_cover(p.base, person.brows))
+    return 0.030 * bare * moist * np.exp(0.4 * grains)
 
 # %% ../../nbs/corpus/14_skin.ipynb #373871ff
 def lit(
@@ -259,7 +261,7 @@ def lit(
     mirrored = np.where(ball, 0.02 * shine(p.normal, view, towards, 400), gloss * skin)
     return 1.35 * colour * p.light + (mirrored * np.clip(p.light[:, 2], 0, 1.2))[:, None]
 
-# %% ../../nbs/corpus/14_skin.ipynb #dd569072
+# %% ../../nbs/corpus/14_skin.ipynb #bae601e7
 def picture(
     person: Person, points: Float[ndarray, "n 3"],  # its surface, posed
     camera: Camera, finer: int = 2,
@@ -274,7 +276,14 @@ def picture(
     view /= np.linalg.norm(view, axis=1, keepdims=True)
     known = pixels(person, points, seen)
     grains = pores(known, person.looks)
-    colour, gloss = painted(known, person, grains), glossy(known, person.looks, grains)
+    colour, gloss = painted(known, person, grains), glossy(known, person, grains)
     linear[there] = lit(known, colour, gloss, person.looks.lamp, view)
     small = cv2.resize(linear.astype(np.float32), camera.size, interpolation=cv2.INTER_AREA)
     return to_screen(small)
+
+# %% ../../nbs/corpus/14_skin.ipynb #1763c824
+def portrait(width: int = 480) -> Camera:
+    "The camera of a portrait, 10 : 11, a metre away."
+    scale = width / 480
+    height, middle = round(528 * scale), 238 * scale - 0.5
+    return Camera((width, height), (width / 2 - 0.5, middle), 1640 * scale, 10.0)
