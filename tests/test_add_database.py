@@ -301,8 +301,6 @@ ALLOWED = {  # file of the package -> why a database's name may stand there
     "results/printed.py": "the paper's tables", "results/findings.py": "the paper's tables",
     "results/runs.py": "Tables V and VI are of one database",
     "bench/calibration.py": "scores of the real clips, slice by slice",
-    "core/config.py": "DATABASES, until nobody imports it",
-    "bench/work.py": "TABLE_2, until it asks `data.protocols.paper_counts`",
 }
 
 

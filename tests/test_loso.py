@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from mfdan.core import files, sources
-from mfdan.core.config import DATABASES, FitConfig, TrainConfig
+from mfdan.core.config import FitConfig, TrainConfig
 from mfdan.data.planted import planted
 from mfdan.data.prepared import save_prepared
-from mfdan.data.protocols import classes_of
+from mfdan.data.protocols import MEGC2019, classes_of
 from mfdan.network.settings import MFDANConfig
 from mfdan.scores.choice import choice_runs, inner_choice
 from mfdan.scores.intervals import bootstrap_interval
@@ -467,10 +467,10 @@ def test_native_classes_from_the_clips_to_the_score(tmp_path, scope):
 
 
 def test_a_whole_database_is_left_out(tmp_path):
-    data = planted(n_subjects=6, per_subject=6, size=28, signal=3.0, databases=DATABASES)
+    data = planted(n_subjects=6, per_subject=6, size=28, signal=3.0, databases=MEGC2019.databases)
     run = replace(LONG, leave_out="database")
     folds = plan(data, run)
-    assert [fold.held_out for fold in folds] == sorted(DATABASES)
+    assert [fold.held_out for fold in folds] == sorted(MEGC2019.databases)
     for fold in folds:
         assert set(data.clips.database.iloc[list(fold.test)]) == {fold.held_out}
         assert fold.held_out not in set(data.clips.database.iloc[list(fold.train)])

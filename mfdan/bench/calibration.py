@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core.config import DATABASES, PrepareConfig
+from ..core.config import PrepareConfig
 from ..core.files import asset, stable_hash, write_atomic
 from ..corpus.face import VERSION
 from ..corpus.film import LOOKS, STRONGER
 from ..corpus.write import embedded_corpus
 from ..data.prepared import Prepared
-from ..data.protocols import CLASSES
+from ..data.protocols import CLASSES, MEGC2019
 from ..data.root import read_root
 from ..pixels.prepare import prepare
 from ..scores.metrics import confusion, uar, uf1
@@ -38,7 +38,7 @@ REAL = {  # baseline -> slice -> UF1, UAR on the real 442 clips
     "forest": {"composite": (0.732, 0.733), "CASME II": (0.872, 0.870),
                "SMIC-HS": (0.646, 0.645), "SAMM": (0.671, 0.686)},
 }
-WITHIN = {"composite": 0.05, **dict.fromkeys(DATABASES, 0.08)}  # of the linear baseline's figures
+WITHIN = {"composite": 0.05, **dict.fromkeys(MEGC2019.databases, 0.08)}  # of linear's figures
 
 # %% ../../nbs/bench/09_calibration.ipynb #c9
 def said_by(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'stable_hash', 'file_digest', 'project_root', 'cache_root', 'asset', 'beside', 'force', 'write_atomic',
-           'write_part', 'read_part', 'atomic_folder', 'sweep', 'disk_in_words']
+           'write_part', 'read_part', 'read_json', 'atomic_folder', 'sweep', 'disk_in_words']
 
 # %% ../../nbs/core/00_files.ipynb #e071a80b
 import errno
@@ -113,6 +113,20 @@ def read_part(file: Path) -> dict:  # name -> numpy array
         with np.load(file, allow_pickle=False) as part: return dict(part)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} is damaged ({error}): delete it and start again") from error
+
+# %% ../../nbs/core/00_files.ipynb #7f359f1e
+def read_json(
+    path: Path,
+    most: int = 100_000_000,  # bytes; what is larger is not opened
+):  # what it holds
+    "Read a JSON file; one that cannot be read is named in one line."
+    try:
+        if not path.is_file(): raise ValueError("it is no file")
+        if path.stat().st_size > most: raise ValueError(f"it has {path.stat().st_size} bytes")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read ({said})") from error
 
 # %% ../../nbs/core/00_files.ipynb #641a650c
 @contextmanager

@@ -38,9 +38,13 @@ def made_clips(
     return clips
 
 # %% ../../nbs/data/15_fabricated.ipynb #959d702b
-def noise_image(suffix: str, size: tuple[int, int] = (32, 24)) -> bytes:  # of a file
+def noise_image(
+    suffix: str,  # of a file
+    seed: int = 0,  # no two clips hold the same frame
+    size: tuple[int, int] = (32, 24),
+) -> bytes:
     "A tiny image of noise."
-    raw, random = io.BytesIO(), np.random.default_rng(0)
+    raw, random = io.BytesIO(), np.random.default_rng(seed)
     pixels = random.integers(0, 256, (*size[::-1], 3), np.uint8)
     kind = {".jpg": "JPEG", ".bmp": "BMP"}.get(suffix, "PNG")
     Image.fromarray(pixels).save(raw, kind)
@@ -54,11 +58,11 @@ def fabricate(
 ) -> Path:  # the folder of the database
     "Write frames and annotation in the official layout of a database."
     home = root / (record.embedded.folder if record.embedded else record.name)
-    for clip in clips:
+    for seed, clip in enumerate(clips):
         subject = record.spelling.format(clip["number"])
         for number in range(clip["onset"], clip["offset"] + 1):
             file = home / frame_file(record, subject, clip["name"], number, clip["emotion"])
-            write_atomic(file, noise_image(file.suffix))
+            write_atomic(file, noise_image(file.suffix, 1000 * seed + number))
     if sheet := record.sheet:
         said = [{**clip, "subject": sheet.subject.format(clip["number"])} for clip in clips]
         lines = sheet_lines(sheet, said, record.name)

@@ -8,6 +8,7 @@ __all__ = ['PORT_KEYS', 'ConvBlock', 'ResBlock', 'res_blocks', 'Encoder', 'Manip
            'magnify_linear']
 
 # %% ../../nbs/pixels/05_magnet.ipynb #c3
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.files import asset
+from .flow import check_frames
 
 # %% ../../nbs/pixels/05_magnet.ipynb #c6
 class ConvBlock(nn.Module):
@@ -193,12 +195,16 @@ def to_uint8(frames: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     return frames.round().clamp(0, 255).to(torch.uint8)
 
 # %% ../../nbs/pixels/05_magnet.ipynb #c36
-def check_pair(onset: Tensor, apex: Tensor) -> None:
-    "Refuse what is not a batch of RGB pairs."
-    if onset.ndim != 4 or onset.shape[1] != 3 or onset.shape != apex.shape:
+def check_pair(onset: Tensor, apex: Tensor, factors: Sequence[float]) -> None:
+    "Refuse what is not a batch of RGB pairs, and factors that are no numbers."
+    tensors = isinstance(onset, Tensor) and isinstance(apex, Tensor)
+    if not tensors or onset.ndim != 4 or onset.shape[1] != 3 or onset.shape != apex.shape:
         raise ValueError(
             "onset and apex must be RGB batches [b 3 h w] of one shape, grey values 0 to 255; "
             f"got {tuple(onset.shape)} and {tuple(apex.shape)}")
+    check_frames(onset, apex)
+    for factor in factors:
+        if not math.isfinite(factor): raise ValueError(f"factor {factor}: it must be a number")
 
 # %% ../../nbs/pixels/05_magnet.ipynb #c38
 @lru_cache(maxsize=4)
@@ -215,7 +221,7 @@ def magnify_bank(
     model: MagNet | None = None,  # the package's by default
 ) -> UInt8[Tensor, "b f 3 h w"]:
     "One magnified frame a pair and factor; each pair is encoded once."
-    check_pair(onset, apex)
+    check_pair(onset, apex, factors)
     net = packaged(str(onset.device)) if model is None else model
     (height, width), fixed = onset.shape[-2:], {0: onset, 1: apex}
     bank = {factor: to_uint8(fixed[factor]) for factor in factors if factor in fixed}
@@ -228,6 +234,7 @@ def magnify_bank(
             for factor in rest:
                 frame = net.decoder(texture, net.manipulator(before, after, net.gain(factor)))
                 frame = (frame + ground).float()[..., :height, :width]
+                if not frame.isfinite().all(): raise ValueError(f"factor {factor} is too large")
                 bank[factor] = to_uint8((frame + 1) * 127.5)
     return torch.stack([bank[factor] for factor in factors], 1)
 
@@ -248,5 +255,5 @@ def magnify_linear(
     factor: float,
 ) -> UInt8[Tensor, "b 3 h w"]:
     "The baseline: onset + factor x difference, which is right while the motion stays small."
-    check_pair(onset, apex)
+    check_pair(onset, apex, (factor,))
     return to_uint8(onset.float() + factor * (apex.float() - onset.float()))

@@ -23,7 +23,7 @@ from ..core.provenance import versions
 from ..data.clips import COLUMNS
 from ..data.prepared import (
     ARRAYS, MATRIX, READABLE, Prepared, load_prepared, write_prepared)
-from ..data.problems import LEFT_OUT, NOTED, Log
+from ..data.problems import LEFT_OUT, NOTED, Log, name_same
 from .align import Crop
 from .parts import (
     STAGE, ClipJob, make_job, missing_parts, short, work_on)
@@ -43,6 +43,9 @@ def make_plan(
             file = short(error.filename) if error.filename else ""
             log.add(clip["clip_id"], file, error.strerror or str(error),
                     "restore it from the original archive", LEFT_OUT)
+    shown = {clip_id: [job.digests[name] for name in ("onset", "apex")]
+             for clip_id, job in jobs.items()}
+    for clip_id in name_same(shown, clips.set_index("clip_id").subject, log): del jobs[clip_id]
     return jobs, log
 
 # %% ../../nbs/pixels/07_prepare.ipynb #c10

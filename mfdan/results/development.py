@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'settings_runs', 'score_settings']
 
-# %% ../../nbs/results/04_development.ipynb #97ba63ee
+# %% ../../nbs/results/04_development.ipynb #e58246d4
 from pathlib import Path
 
 import pandas as pd
 
-from ..core.config import SCOPES
+from ..data.protocols import MEGC2019
 from ..data.prepared import Prepared
 from .runs import variant
 from ..scores.oracle import oracle
 from ..training.plan import Run
 from ..training.predictions import load_folds
 
-# %% ../../nbs/results/04_development.ipynb #14777444
+# %% ../../nbs/results/04_development.ipynb #09f451d2
 DEVELOPMENT = 1000  # embedded corpora and seeds from here on are for choosing, never for reporting
 
 
@@ -26,7 +26,7 @@ def settings_runs(
     seed: int = DEVELOPMENT,
     epochs: tuple[int, ...] = (12, 24, 48),
     rates: tuple[float, ...] = (3e-4, 1e-3, 2e-3),  # learning rates
-    scopes: tuple[str, ...] = SCOPES,
+    scopes: tuple[str, ...] = MEGC2019.scopes,
 ) -> list[Run]:  # one for each scope and rate, over the most epochs
     "The trainings behind a comparison of settings."
     if seed < DEVELOPMENT:

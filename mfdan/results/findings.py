@@ -6,13 +6,13 @@
 __all__ = ['SEVERAL', 'told', 'verdicts', 'printed_verdicts', 'fits', 'tally', 'tally_of_others', 'recalls', 'possible_diagonals',
            'composite_limit', 'headline_findings', 'smaller_findings', 'findings']
 
-# %% ../../nbs/results/02_findings.ipynb #3df5e3c6
+# %% ../../nbs/results/02_findings.ipynb #3679ba02
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
-from ..core.config import DATABASES
+from ..data.protocols import MEGC2019
 from .printed import (
     methods_printed, odd_averages, printed_counts, printed_rows, printed_scores, repeated_pairs)
 from .whole_clips import RULES, chance_fit, compatible, diagonals
@@ -82,7 +82,7 @@ def recalls(
     rates = pd.DataFrame(np.unique(found, axis=0), columns=["negative", "positive", "surprise"])
     return rates / np.array(counts)
 
-# %% ../../nbs/results/02_findings.ipynb #2661f0c6
+# %% ../../nbs/results/02_findings.ipynb #1a887100
 def possible_diagonals(
     scope: str,  # a database
     with_uf1: bool,  # also require its UF1
@@ -99,7 +99,7 @@ def composite_limit(
 ) -> tuple[float, dict[str, tuple[int, ...]]]:  # largest composite UAR; the diagonals that give it
     "The most that whole clips with the printed per-database scores allow the composite's UAR."
     whole, total, best = np.array(printed_counts("composite")), 0.0, {}
-    for name in DATABASES:
+    for name in MEGC2019.databases:
         found = possible_diagonals(name, with_uf1)
         gain = (found / whole).sum(1) / 3
         total, best[name] = total + gain.max(), tuple(int(n) for n in found[gain.argmax()])

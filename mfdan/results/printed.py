@@ -6,13 +6,14 @@
 __all__ = ['PRINTED_DROPKEY', 'OWN_DROPKEY', 'published', 'printed_counts', 'methods_printed', 'printed_scores', 'dropkey_rate',
            'printed_places', 'printed_rows', 'odd_averages', 'repeated_pairs']
 
-# %% ../../nbs/results/00_printed.ipynb #e76dd026
+# %% ../../nbs/results/00_printed.ipynb #5d0696e4
 import json
 
 import numpy as np
 import pandas as pd
 
-from ..core.config import DATABASES, one_of
+from ..core.config import one_of
+from ..data.protocols import MEGC2019
 from ..core.files import asset
 
 # %% ../../nbs/results/00_printed.ipynb #a8b6f025
@@ -20,12 +21,12 @@ def published() -> dict:
     "Tables I to VII as the paper prints them."
     return json.loads(asset("published.json").read_text(encoding="utf-8"))
 
-# %% ../../nbs/results/00_printed.ipynb #137447d2
+# %% ../../nbs/results/00_printed.ipynb #db15af91
 def printed_counts(
     scope: str  # a database, or "composite"
 ) -> tuple[int, int, int]:  # negative, positive, surprise
     "Clips a class, Table II."
-    one_of("scope", scope, (*DATABASES, "composite"))
+    one_of("scope", scope, MEGC2019.scopes)
     column = "Combined" if scope == "composite" else scope
     return tuple(published()["II"][name][column] for name in ("Negative", "Positive", "Surprise"))
 
@@ -56,18 +57,18 @@ def dropkey_rate(
     if scope in PRINTED_DROPKEY: return PRINTED_DROPKEY[scope], "printed; chosen on the test folds"
     return OWN_DROPKEY, "not printed; ours"
 
-# %% ../../nbs/results/00_printed.ipynb #0dd52cec
+# %% ../../nbs/results/00_printed.ipynb #380ee8ac
 def printed_places(
     method: str = "MFDAN"
 ) -> list[tuple[str, str, dict[str, str]]]:  # place, scope, pair
     "Where the paper prints a pair for a method; for MFDAN also in Tables V, VI and VII."
     pairs, data = printed_scores(method), published()
-    places = [("III", scope, pairs[scope]) for scope in (*DATABASES, "composite")
+    places = [("III", scope, pairs[scope]) for scope in MEGC2019.scopes
               if pairs[scope]["UF1"]]
     if method != "MFDAN": return places
     places += [(f"V {r['method']}", "CASME II", r) for r in data["V"]]
     places += [(f"VI {r['method'].split(' ', 1)[1]}", "CASME II", r) for r in data["VI"]]
-    for name in DATABASES:
+    for name in MEGC2019.databases:
         places += [(f"VII d={r['d']}", name, r["scores"][name]) for r in data["VII"]]
     return places
 
@@ -82,14 +83,15 @@ def printed_rows(
     places = flat.groupby(["scope", "UF1", "UAR"], sort=False)["row"].agg(", ".join)
     return places.reset_index()[["row", "scope", "UF1", "UAR"]]
 
-# %% ../../nbs/results/00_printed.ipynb #336885ba
+# %% ../../nbs/results/00_printed.ipynb #dcfe1cab
 def odd_averages() -> pd.DataFrame:  # rows whose printed average does not follow from them
     "Averages of Tables III and IV against the mean of the three databases."
     rows = []
     for name in methods_printed():
         scores = printed_scores(name)
         for measure in ("UF1", "UAR"):
-            average, parts = scores["Avg"][measure], [scores[d][measure] for d in DATABASES]
+            average = scores["Avg"][measure]
+            parts = [scores[name][measure] for name in MEGC2019.databases]
             if average is None or None in parts: continue
             mean = float(np.mean([float(p) for p in parts]))
             digits = min(len(p.partition(".")[2]) for p in [average, *parts])

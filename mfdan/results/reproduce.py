@@ -94,11 +94,11 @@ def pages_of(wanted: dict[str, list[Product]], run: RunConfig, prepared_key: str
                           notebook_key(shows, run, prepared_key), any(p.alone for p in shows)))
     return pages
 
-# %% ../../nbs/results/26_reproduce.ipynb #7fe6faf6
+# %% ../../nbs/results/26_reproduce.ipynb #3acff3b2
 def execute(
     page: Page,
     run: RunConfig,
-    told: dict[str, str] | None = None,  # environment variables; a worker may be older than they are
+    told: dict[str, str] | None = None,  # environment variables, which a worker may not know
 ) -> tuple[str, str, str] | None:  # its name, the class of an error and what it says; or None
     "Execute one notebook with the run's parameters."
     import papermill

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['ABLATION', 'NLL_SEED', 'LOSSES', 'SINGLES', 'TableRow', 'plain_merging', 'variant', 'rows_of_table_3',
-           'distinct_runs', 'rows_of_table_5', 'rows_of_table_6', 'rows_of_table_7', 'paper_rows', 'rows_of_readings',
-           'rows_of_null', 'rows_of_native', 'rows_of_database']
+           'distinct_runs', 'rows_of_linear', 'rows_beside_linear', 'rows_of_table_5', 'rows_of_table_6',
+           'rows_of_table_7', 'paper_rows', 'rows_of_readings', 'rows_of_null', 'rows_of_native', 'rows_of_database']
 
-# %% ../../nbs/results/03_runs.ipynb #0c2f96da
+# %% ../../nbs/results/03_runs.ipynb #4a563d51
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..core.config import DATABASES, PROFILES, SCOPES, one_of
+from ..core.config import PROFILES, one_of
+from ..data.protocols import MEGC2019
 from ..network.mfdan import geometry
 from ..network.settings import READINGS, MFDANConfig
 from .printed import dropkey_rate
@@ -55,16 +56,27 @@ def variant(
     name = ", ".join([scope, *said, f"seed={seed}"])
     return Run(name, scope, settings, replace(training, **train, seed=seed), **run)
 
-# %% ../../nbs/results/03_runs.ipynb #0d3630f2
+# %% ../../nbs/results/03_runs.ipynb #d7650497
 def rows_of_table_3(profile: str = "quick", seeds: int = 1) -> list[TableRow]:  # seed by seed
     "One row of four scopes."
     return [TableRow("MFDAN", scope, variant(profile, scope, seed))
-            for seed in range(seeds) for scope in SCOPES]
+            for seed in range(seeds) for scope in MEGC2019.scopes]
 
 
 def distinct_runs(rows: Iterable[TableRow]) -> list[Run]:
     "The runs of some rows, each once."
     return list(dict.fromkeys(row.run for row in rows))
+
+# %% ../../nbs/results/03_runs.ipynb #048753eb
+def rows_of_linear(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
+    "The linear baseline on the scopes of Table III."
+    return [TableRow("linear", scope, variant(profile, scope, method="linear"))
+            for scope in MEGC2019.scopes]
+
+
+def rows_beside_linear(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
+    "Table III and the baseline beside it."
+    return rows_of_table_3(profile, seeds) + rows_of_linear(profile, seeds)
 
 # %% ../../nbs/results/03_runs.ipynb #0282dc7f
 ABLATION = {
@@ -97,11 +109,11 @@ def rows_of_table_6(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
                                                             train=differs)))
     return rows
 
-# %% ../../nbs/results/03_runs.ipynb #cc1928b3
+# %% ../../nbs/results/03_runs.ipynb #a977f49d
 def rows_of_table_7(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "The DropKey rates."
     return [TableRow(str(d), scope, variant(profile, scope, seed, model={"dropkey": d}))
-            for seed in range(seeds) for d in DROPKEY_RATES for scope in DATABASES]
+            for seed in range(seeds) for d in DROPKEY_RATES for scope in MEGC2019.databases]
 
 
 def paper_rows(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
@@ -109,7 +121,7 @@ def paper_rows(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     makers = (rows_of_table_3, rows_of_table_5, rows_of_table_6, rows_of_table_7)
     return [row for rows_of in makers for row in rows_of(profile, seeds)]
 
-# %% ../../nbs/results/03_runs.ipynb #a1e7eb83
+# %% ../../nbs/results/03_runs.ipynb #973bba9c
 SINGLES = {"separate bias": {"bias": "separate"}, "independent masks": {"mask": "independent"},
            "whole keys": {"drop": "key"}}  # readings of one field
 
@@ -118,19 +130,19 @@ def rows_of_readings(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "Table III under each reading of what the paper leaves open."
     return [TableRow(label, scope, variant(profile, scope, seed, model=differs))
             for seed in range(seeds) for label, differs in (READINGS | SINGLES).items()
-            for scope in SCOPES]
+            for scope in MEGC2019.scopes]
 
-# %% ../../nbs/results/03_runs.ipynb #5965bf0c
+# %% ../../nbs/results/03_runs.ipynb #22e1bd1e
 def rows_of_null(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "Table III with labels shuffled within each database, another shuffle for each seed."
     return [TableRow("shuffled labels", scope, variant(profile, scope, seed, shuffled=seed))
-            for seed in range(seeds) for scope in SCOPES]
+            for seed in range(seeds) for scope in MEGC2019.scopes]
 
-# %% ../../nbs/results/03_runs.ipynb #ca3bbb14
+# %% ../../nbs/results/03_runs.ipynb #b12c8d62
 def rows_of_native(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "Each database with its own classes."
     return [TableRow("MFDAN", scope, variant(profile, scope, seed, protocol="native"))
-            for seed in range(seeds) for scope in DATABASES]
+            for seed in range(seeds) for scope in MEGC2019.databases]
 
 
 def rows_of_database(profile: str = "quick", seeds: int = 1) -> list[TableRow]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shown', 'check_names', 'product_folder', 'stamp', 'table_texts', 'save_about', 'save_table', 'seen', 'save_figure']
 
-# %% ../../nbs/results/06_save.ipynb #0df1b8fc
+# %% ../../nbs/results/06_save.ipynb #37afea55
 import json
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,8 @@ import pandas as pd
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from ..core.config import DATABASES, RunConfig
+from ..core.config import RunConfig
+from ..data.protocols import MEGC2019
 from ..core.files import project_root, write_atomic
 from ..core.provenance import provenance
 from .table import Table, as_latex, as_markdown
@@ -32,7 +33,7 @@ def shown(
     "A scope as a table calls it."
     return f"{scope}-like (embedded)" if run.embedded else scope
 
-# %% ../../nbs/results/06_save.ipynb #a895ec67
+# %% ../../nbs/results/06_save.ipynb #8c9705cd
 def check_names(
     table: pd.DataFrame,
     run: RunConfig,
@@ -40,11 +41,11 @@ def check_names(
     "Refuse an embedded result under a real database's name; the paper's own columns may bear it."
     if not run.embedded: return
     own = [c for c in table.columns if not str(c).startswith("paper")]
-    if clash := sorted({*map(str, own)} & set(DATABASES)):
+    if clash := sorted({*map(str, own)} & set(MEGC2019.databases)):
         raise ValueError(f"column {clash[0]!r}: the embedded corpus is not {clash[0]}; "
                          "call it by `shown(run, scope)`")
     for name in own:
-        if clash := sorted(set(table[name].astype(str)) & set(DATABASES)):
+        if clash := sorted(set(table[name].astype(str)) & set(MEGC2019.databases)):
             raise ValueError(f"column {name!r} calls a row {clash[0]!r}: the embedded corpus is "
                              f"not {clash[0]}; call it by `shown(run, scope)`")
 

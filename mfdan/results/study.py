@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scopes_of', 'NotInCorpus', 'possible_rows', 'Study', 'planted_study', 'train_rows', 'predictions']
 
-# %% ../../nbs/results/07_study.ipynb #1fbd3ab6
+# %% ../../nbs/results/07_study.ipynb #49b0332e
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from ..core.config import DATABASES, RunConfig
+from ..core.config import RunConfig
+from ..data.protocols import MEGC2019
 from ..core.files import cache_root
 from ..data.planted import planted
 from ..data.prepared import Prepared, load_prepared, save_prepared
@@ -28,13 +29,13 @@ from ..zoo.contract import method_of, settings_of
 # %% ../../nbs/results/07_study.ipynb #fc0c477d
 if TYPE_CHECKING: from mfdan.data.root import Reading
 
-# %% ../../nbs/results/07_study.ipynb #f1662838
+# %% ../../nbs/results/07_study.ipynb #9748d86d
 def scopes_of(
     databases,  # the names of those that are there
 ) -> tuple[str, ...]:  # what a run can range over
     "The databases at hand, and the composite if it is complete."
-    have = tuple(d for d in DATABASES if d in set(databases))
-    return have + ("composite",) if len(have) == len(DATABASES) else have
+    have = tuple(d for d in MEGC2019.databases if d in set(databases))
+    return have + ("composite",) if len(have) == len(MEGC2019.databases) else have
 
 # %% ../../nbs/results/07_study.ipynb #818f3f7b
 class NotInCorpus(ValueError):
@@ -53,7 +54,7 @@ def possible_rows(
                           f"{', '.join(scopes) or 'no database'}")
     return rows
 
-# %% ../../nbs/results/07_study.ipynb #4be9abe2
+# %% ../../nbs/results/07_study.ipynb #5fa724f1
 @dataclass(frozen=True)
 class Study:
     "A corpus as a run sees it; each part is made when it is first asked for."
@@ -102,7 +103,7 @@ class Study:
     @property
     def left_out(self) -> list[str]:
         "What this corpus cannot show."
-        missing = [s for s in (*DATABASES, "composite") if s not in self.scopes]
+        missing = [s for s in (*MEGC2019.databases, "composite") if s not in self.scopes]
         return [f"{scope}: not in this corpus" for scope in missing]
 
     def rows(
@@ -112,12 +113,12 @@ class Study:
         wanted = [row for rows_of in makers for row in rows_of(self.run.profile, self.run.seeds)]
         return possible_rows(wanted, self.scopes) if wanted else []
 
-# %% ../../nbs/results/07_study.ipynb #9a97b7fe
+# %% ../../nbs/results/07_study.ipynb #5648bda8
 def planted_study(
     folder: Path,  # empty or new; the arrays, the folds and the products go there
     subjects: int = 6,  # the databases in turn
     per_subject: int = 3,  # clips
-    databases: tuple[str, ...] = DATABASES,
+    databases: tuple[str, ...] = MEGC2019.databases,
     seeds: int = 1,
 ) -> Study:
     "A study of made-up clips."
@@ -127,7 +128,7 @@ def planted_study(
     prepared = save_prepared(clips, Path(folder) / "prepared")
     return Study(run, prepared.folder, folds=Path(folder) / "folds")
 
-# %% ../../nbs/results/07_study.ipynb #8c6a6513
+# %% ../../nbs/results/07_study.ipynb #4a93b784
 def train_rows(
     study: Study,
     rows: list[TableRow],
@@ -146,7 +147,7 @@ def train_rows(
     if made.failed: raise RuntimeError(f"{len(made.failed)} folds failed:\n{made}")
     return made
 
-# %% ../../nbs/results/07_study.ipynb #b2efd8f9
+# %% ../../nbs/results/07_study.ipynb #c33a7a2d
 def predictions(
     study: Study,
     rows: list[TableRow],

@@ -8,6 +8,7 @@ __all__ = ['Trace', 'state_of', 'set_state', 'Checkpoint']
 # %% ../../nbs/training/06_checkpoint.ipynb #465ba1ef
 import hashlib
 import time
+from copy import deepcopy
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -37,7 +38,11 @@ def state_of(step: Step, trace: Trace) -> dict:
 
 # %% ../../nbs/training/06_checkpoint.ipynb #25107ab3
 def set_state(step: Step, state: dict) -> Trace:
-    "Set a step back to where it was left."
+    "Set a step back to where it was left; raises where that is no state of this training."
+    if not len(state["loss"]) == len(state["curve"]) <= step.train.epochs:
+        raise ValueError("the losses and the curve are not of one training")
+    if state["loss"] and not state["optimizer"]["state"]:
+        raise ValueError("the optimiser has seen no step")
     step.network.load_state_dict(state["network"])
     recall(step.optimizer, state["optimizer"])
     for group in step.optimizer.param_groups:  # torch moves the state, not these
@@ -68,5 +73,10 @@ class Checkpoint:
         "Set `step` back to where the fold was left, or leave it at the beginning."
         data = self.path.read_bytes() if self.path.exists() else b""
         if hashlib.sha256(data[64:]).hexdigest().encode() != data[:64]: return Trace()
-        state = torch.load(BytesIO(data[64:]), map_location="cpu", weights_only=True)
-        return set_state(step, state) if state["key"] == self.key else Trace()
+        before = deepcopy(state_of(step, Trace()))
+        try:
+            state = torch.load(BytesIO(data[64:]), map_location="cpu", weights_only=True)
+            if state["key"] == self.key: return set_state(step, state)
+        except Exception:  # whole, and something else: it can fail in many ways, half way too
+            set_state(step, before)
+        return Trace()
