@@ -53,10 +53,14 @@ def spoilt_bytes(draw, whole: bytes):
         place = draw(st.integers(0, max(0, len(data) - 1)))
         kind = draw(st.sampled_from(["cut", "write", "insert", "repeat"]))
         new = draw(st.binary(min_size=1, max_size=12))
-        if kind == "cut": del data[place:]
-        elif kind == "write": data[place:place + len(new)] = new
-        elif kind == "insert": data[place:place] = new
-        else: data[place:place] = data[max(0, place - 200):place]
+        if kind == "cut":
+            del data[place:]
+        elif kind == "write":
+            data[place:place + len(new)] = new
+        elif kind == "insert":
+            data[place:place] = new
+        else:
+            data[place:place] = data[max(0, place - 200):place]
     return bytes(data)
 
 
@@ -73,8 +77,10 @@ def spoilt_json(draw, whole):
             if level + 1 < depth and isinstance(part[place], (dict, list)):
                 part = part[place]
                 continue
-            if draw(st.booleans()): del part[place]
-            else: part[place] = draw(values)
+            if draw(st.booleans()):
+                del part[place]
+            else:
+                part[place] = draw(values)
             break
     return made
 
@@ -86,9 +92,12 @@ def spoilt_rows(rows):
         made = [list(row) for row in rows]
         for _ in range(draw(st.integers(1, 6))):
             row = draw(st.integers(0, len(made)))
-            if row == len(made): made.append(draw(st.lists(cells, max_size=12)))
-            elif draw(st.integers(0, 5)) == 0: made[row] = draw(st.lists(cells, max_size=12))
-            elif made[row]: made[row][draw(st.integers(0, len(made[row]) - 1))] = draw(cells)
+            if row == len(made):
+                made.append(draw(st.lists(cells, max_size=12)))
+            elif draw(st.integers(0, 5)) == 0:
+                made[row] = draw(st.lists(cells, max_size=12))
+            elif made[row]:
+                made[row][draw(st.integers(0, len(made[row]) - 1))] = draw(cells)
         return made
     return strategy()
 
@@ -197,7 +206,8 @@ def meta(home):
         file.write_bytes(thing if isinstance(thing, bytes) else json.dumps(thing).encode())
         load_prepared(home.whole)
     without = {k: v for k, v in sound.items() if k != "digests"}
-    return spoilt_json(sound) | spoilt_json(without) | spoilt_bytes(json.dumps(sound).encode()), parse
+    whole = json.dumps(sound).encode()
+    return spoilt_json(sound) | spoilt_json(without) | spoilt_bytes(whole), parse
 
 
 def clip_table(home):

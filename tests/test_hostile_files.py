@@ -58,8 +58,10 @@ MARKER = "mfdan-corpus.json"
 
 def instead(path, make):
     "Something else of that name."
-    if path.is_dir(): shutil.rmtree(path)
-    else: path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
     make(path)
 
 
@@ -271,7 +273,8 @@ def text_of(name, content):
 
 
 FOLDERS = {
-    **{f"meta.json is {name}": text_of("meta.json", text.encode()) for name, text in SHAPES.items()},
+    **{f"meta.json is {name}": text_of("meta.json", text.encode())
+       for name, text in SHAPES.items()},
     **{f"meta.json without {name}": without(name) for name in ("arrays", "key", "size", "factors")},
     **{f"arrays are {value!r}": with_arrays(value) for value in (
         [], None, "flow", {}, {"flow": None}, {"flow": {"shape": "x"}}, {"/etc/passwd": {}})},
@@ -352,7 +355,8 @@ RECORDS = {
         "curve", "prob", "true", "pred", "clip_ids", "train_ids", "classes", "batches",
         "statistics", "seconds", "scope", "held_out", "train", "seed")},
     "a curve of texts": holds("curve", ["a"]), "an empty curve": holds("curve", []),
-    "a ragged curve": holds("curve", [[[1.0, 2.0], [1.0]]]), "a curve of None": holds("curve", [None]),
+    "a ragged curve": holds("curve", [[[1.0, 2.0], [1.0]]]),
+    "a curve of None": holds("curve", [None]),
     "probabilities of one class": holds("prob", [[1.0]]), "no clips": holds("clip_ids", []),
     "numbers for clips": holds("clip_ids", [1, 2, 3, 4, 5, 6]),
     "batches of nothing": holds("batches", {}), "statistics of nothing": holds("statistics", {}),
@@ -393,7 +397,8 @@ def test_a_fold_of_any_other_shape_is_trained_anew(data, store, tmp_path, case):
     assert one_line(read_fold(here, key)[1]) == f"{key}.json is torn; its fold is trained again"
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, link("/nowhere")], ids=["pipe", "folder", "link"])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, link("/nowhere")],
+                         ids=["pipe", "folder", "link"])
 def test_a_fold_that_is_no_file_is_said(tmp_path, make):
     make(tmp_path / "abc.json")
     record, problem = read_fold(tmp_path, "abc")

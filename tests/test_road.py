@@ -74,6 +74,22 @@ def test_unverified_products_are_not_published(road):
     with pytest.raises(RuntimeError, match="(?s)not published.*table_5: missing"): publish(run)
 
 
+def test_verify_looks_at_every_byte_of_the_prepared_clips(road):
+    "One bit in the middle of an array, which a sample on loading may pass over."
+    run, _ = road
+    file = Study(run).prepared.folder / "magnified.npy"
+    whole = file.read_bytes()
+    place = len(whole) // 2 + 1
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+    try:
+        outcome = verify(run.folder)
+    finally:
+        file.write_bytes(whole)
+    assert outcome.code == 1 and "rests on prepared clips that changed" in str(outcome)
+    assert "magnified.npy changed since it was prepared" in str(outcome)
+    assert "changed" not in str(verify(run.folder))
+
+
 def test_verify_trains_nothing_and_names_a_fold_that_is_gone(road, tmp_path):
     run, _ = road
     study = Study(run)
