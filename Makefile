@@ -22,7 +22,7 @@ paper: env
 test: dev
 	@$(PY) tests/guards.py
 	@$(BIN)/ruff check --quiet .
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --pause 0 --do_print $(SKIP)
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/nbdev_test --n_workers 2 --pause 0 --do_print $(SKIP)
 	@$(PY) -m pytest -m "not slow" --durations=10
 
 test-slow: dev
