@@ -53,9 +53,9 @@ def code_behind(
     "The files that a notebook and the makers of its products depend on."
     files = set(notebook_sources(shows[0].file))
     for product in shows:
-        for function in (product.make, product.runs):
-            if function is not None: files.add(Path(inspect.getsourcefile(function)))
-    return sorted(files)
+        for function in filter(None, (product.make, product.runs)):
+            files.add(Path(inspect.getsourcefile(function)))
+    return sorted(file for file in files if file.is_file())  # a notebook's own cells have none
 
 
 def notebook_key(
