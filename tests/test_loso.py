@@ -648,11 +648,14 @@ OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.125
          str: lambda v: v + "x", tuple: lambda v: (*v[:-1], v[-1] + 1)}
 
 
+NAMED = {"loss": "ce", "optimizer": "adamw"}  # a run refuses names that nobody knows
+
+
 def changed(settings, name):
     "The same settings with one field changed, whether or not that makes sense."
     made = replace(settings)
     value = getattr(settings, name)
-    object.__setattr__(made, name, OTHER[type(value)](value))
+    object.__setattr__(made, name, NAMED.get(name) or OTHER[type(value)](value))
     return made
 
 
