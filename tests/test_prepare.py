@@ -409,8 +409,7 @@ def test_peak_memory_does_not_grow_with_the_clips(tmp_path):
     code = """
 import resource
 n, root = int(sys.argv[1]), Path(sys.argv[2])
-frames = [t.texture(0)] * 3
-clips = t.make_table([t.write(root / "corpus", i, frames=frames) for i in range(n)])
+clips = t.make_table([t.write(root / "corpus", i, frames=[t.texture(i)] * 3) for i in range(n)])
 config = t.replace(t.QUICK, size=224, factors=tuple(range(12)))
 made = t.quiet(clips, root / "cache", config, arrays=("flow", "magnified", "pair"))
 assert len(made.clips) == n
