@@ -51,7 +51,7 @@ def run_labels(
 ) -> tuple[tuple[str, ...], np.ndarray]:  # classes; class of every row, -1 outside the run
     "Which clips a run is about, and what they are."
     classes = classes_of(run.protocol, run.scope)
-    inside = with_labels(in_scope(prepared.clips, run.scope), run.protocol)
+    inside = with_labels(in_scope(prepared.clips, run.scope, run.protocol), run.protocol)
     inside = inside[inside.label.isin(classes)].set_index("clip_id")
     inside = inside[inside.subject != run.without]
     rows = prepared.clips.index[prepared.clips.clip_id.isin(inside.index)]
