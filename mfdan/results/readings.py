@@ -55,6 +55,6 @@ def readings_figure(study: Study) -> "Figure":
     scores["corpus"] = [shown(study.run, scope) for scope in scores.scope]
     grid = sns.catplot(scores, x="score", y="corpus", hue="row", col="measure", dodge=True, size=5,
                        height=3.2, aspect=1.1)
-    grid.set(xlim=(0, 1), xticks=(0, 0.5, 1), ylabel="").set_titles("{col_name}")
-    grid.legend.set_title("")
+    grid.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), ylabel="")
+    grid.set_titles("{col_name}").legend.set_title("")
     return grid.figure
