@@ -70,7 +70,7 @@ def write_frames(root: Path, clip: Clip, frames: dict[int, ndarray]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         image = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY if written.grey else cv2.COLOR_RGB2BGR)
         quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if file.suffix == ".jpg" else []
-        file.write_bytes(cv2.imencode(file.suffix, image, quality)[1])
+        with open(file, "wb") as out: out.write(cv2.imencode(file.suffix, image, quality)[1])
 
 # %% ../../nbs/corpus/04_write.ipynb #82368a53
 def write_clip(root: Path, clip: Clip) -> tuple[Clip, int, int, int, tuple[int, ...]]:

@@ -22,7 +22,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..core.config import RunConfig
-from ..core.files import beside, stable_hash, sweep, write_atomic
+from ..core.files import atomic_folder, stable_hash, sweep, write_atomic
 from ..core.refusals import place_in_words
 from ..core.sources import notebook_sources, source_hash
 from .catalogue import all_products, find_products, notebooks, rows_read
@@ -250,13 +250,8 @@ def publish(run: RunConfig) -> Path:  # where the verified products now lie
     if not outcome.ok: raise RuntimeError(f"not published: {outcome}")
     if odd := not_of(run, Study(run).prepared.key): raise ValueError(f"not published: {odd}")
     target = notebook_folder().parents[1] / "paper_figures" / "synthetic" / run.folder.name
-    again = beside(target)
-    with place_in_words(target, "start again", "what was published before is kept"):
-        try:
-            again.mkdir(parents=True)
-            for file in files_of(run): shutil.copyfile(file, again / file.name)
-            shutil.rmtree(target, ignore_errors=True)
-            again.rename(target)
-        finally:
-            shutil.rmtree(again, ignore_errors=True)
+    with place_in_words(target, "change its permissions", "what was published before is kept"):
+        with atomic_folder(target) as inside:
+            for file in files_of(run): shutil.copyfile(file, inside / file.name)
+            shutil.rmtree(target, ignore_errors=True)  # now that all of it is here
     return target
