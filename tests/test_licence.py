@@ -1,10 +1,15 @@
 """Licensed faces never get into what git would add, even for an unlucky user."""
+import base64
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
+import zlib
 from pathlib import Path
 
+import cv2
 import layouts
 import numpy as np
 import pytest
@@ -323,3 +328,205 @@ def test_a_corpus_of_an_older_version_is_compared_once(written, monkeypatch):
     monkeypatch.setattr(write, "write_corpus", None)  # not again
     assert write.embedded_corpus("quick") == written
     assert [*written.parent.glob(".*")] == []
+
+
+def test_data_that_git_would_add_is_named(home):
+    layouts.write_all(home / "checkout/data", few())
+    reading = read_root(home / "checkout/data")
+    assert "these faces are not private" in reading.summary() and len(reading.clips) == 9
+    (home / "checkout/.gitignore").write_text("data/\n")
+    assert "is a checkout of mfdan" in read_root(home / "checkout/data").summary()
+    layouts.write_samm(home / "own/kept", few()["SAMM"])
+    assert "not private" not in read_root(home / "own/kept").summary()
+
+
+# -- 3: made-up licensed data goes through every command -------------------------------------------
+
+SIDE = 32  # at which pictures are compared, pixel
+RUNS = """
+import sys
+from mfdan.cli import main
+for words in {calls!r}:
+    print(words[0], main(words), file=sys.stderr, flush=True)
+"""
+
+
+def patterned(file: Path, seed: int) -> None:
+    "Plant a pattern of its own in all frames of a clip: it survives a crop and a smaller scale."
+    pattern = np.random.default_rng(seed).choice([-1.0, 1.0], (20, 20))
+    image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    planted = cv2.resize(pattern, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    planted = planted.reshape(*planted.shape, *[1] * (image.ndim - 2))
+    made = np.clip(image + 22 * planted, 0, 255).astype(np.uint8)
+    file.write_bytes(cv2.imencode(file.suffix, made, [cv2.IMWRITE_JPEG_QUALITY, 95]
+                                  if file.suffix == ".jpg" else [])[1])
+
+
+def write_licensed(root: Path, databases: set[str], emotions: tuple[str, ...]) -> Path:
+    "Faces of nobody, in the layouts of licensed data, a pattern planted in each clip."
+    chosen = {}
+    for clip in write.list_clips("quick", 0):
+        if clip.database not in databases or clip.emotion not in emotions: continue
+        if len({who for who, _ in chosen if who[0] == clip.database} | {
+                (clip.database, clip.subject)}) > 2: continue
+        chosen.setdefault(((clip.database, clip.subject), clip.emotion), clip)
+    write.write_annotations(root, [write.write_clip(root, clip) for clip in chosen.values()])
+    shutil.rmtree(root / "truth")
+    for clip in read_root(root).clips.itertuples():
+        for file in clip.frames.values(): patterned(file, zlib.crc32(clip.clip_id.encode()))
+    return root
+
+
+def a_checkout(folder: Path) -> Path:
+    "A copy of this checkout, in a repository of its own."
+    names = git(HERE, "ls-files", "-co", "--exclude-standard", "-z", "--", "mfdan", "nbs",
+                "settings.ini", ".gitignore", "pyproject.toml").split("\0")
+    for name in filter(None, names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (HERE / name).is_file(): shutil.copyfile(HERE / name, folder / name)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "as it was")
+    return folder
+
+
+def walk_through(checkout: Path, *calls: list[str]) -> str:
+    "Run commands in a checkout, as its user would; what they print."
+    plain = {name: value for name, value in os.environ.items() if name != "MFDAN_CACHE"}
+    done = subprocess.run([sys.executable, "-c", RUNS.format(calls=calls)], cwd=checkout,
+                          env=plain | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+                          capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def pictures(file: Path) -> list[np.ndarray]:
+    "Every picture in a file, also those inside a page or a notebook."
+    raw = [file.read_bytes()]
+    if file.suffix in (".html", ".ipynb", ".svg", ".md"):
+        text = raw[0].decode(errors="replace").replace("\\n", "").replace("\n", "")
+        found = re.findall(r"(?:iVBORw0KGgo|/9j/|R0lGOD|Qk[0-9A-Za-z])[A-Za-z0-9+/]{200,}=*", text)
+        raw = [base64.b64decode(part + "=" * (-len(part) % 4)) for part in found]
+    decoded = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+               for data in raw if data]
+    return [image for image in decoded if image is not None]
+
+
+def faces_of(checkout: Path) -> list[np.ndarray]:
+    "The faces of the data, as they were prepared."
+    banks = [np.load(file) for file in checkout.glob(".cache/prepared/*/magnified.npy")]
+    return [scaled(bank[0].mean(0), SIDE / bank.shape[-1]) for bank in np.concatenate(banks)]
+
+
+def scaled(image: np.ndarray, by: float) -> np.ndarray:
+    "A picture at another scale, without its coarse shades: all faces share those."
+    small = cv2.resize(image.astype(np.float32), None, fx=by, fy=by,
+                       interpolation=cv2.INTER_AREA if by < 1 else cv2.INTER_LINEAR)
+    return small - cv2.GaussianBlur(small, (0, 0), 2)
+
+
+def likeness(image: np.ndarray, faces: list[np.ndarray]) -> float:
+    "The best correlation of any face with any place of a picture, over sizes."
+    best, least = 0.0, min(image.shape)
+    for side in {float(least), *np.geomspace(36, 700, 52)}:
+        if side > least: continue
+        small = scaled(image, SIDE / side * 1.0001)
+        small += np.random.default_rng(0).normal(0, 0.3, small.shape).astype(np.float32)
+        for face in faces:
+            best = max(best, float(cv2.matchTemplate(small, face, cv2.TM_CCOEFF_NORMED).max()))
+    return best
+
+
+def worst(files: list[Path], faces: list[np.ndarray]) -> tuple[float, str]:
+    "The picture most like a face of the data."
+    found = [(likeness(image, faces), file.name) for file in files for image in pictures(file)]
+    return max(found, default=(0.0, ""))
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    "A checkout in which made-up licensed data was shown, with and without faces."
+    home = tmp_path_factory.mktemp("walked")
+    data = write_licensed(home / "data", {"SMIC-HS"}, ("positive",))
+    checkout, run = a_checkout(home / "checkout"), ["--corpus", str(data), "--profile", "smoke"]
+    show = ["reproduce", *run, "--workers", "1", "--only", "figure_1"]
+    said = walk_through(checkout, ["prepare", *run], ["publish", *run], show,
+                        [*show, "--faces", "--out", "paper_figures/synthetic"])
+    return checkout, data, said
+
+
+def ended(said: str) -> list[tuple[str, int]]:
+    "The commands that were run, and how each ended."
+    return [(name, int(code)) for name, code in re.findall(r"^(\w+) (\d)$", said, re.M)]
+
+
+def test_nothing_licensed_is_added_by_git(walked):
+    checkout, _, said = walked
+    assert ended(said) == [("prepare", 0), ("publish", 1), ("reproduce", 0), ("reproduce", 1)], said
+    assert added(checkout) == []
+
+
+def test_the_search_finds_a_face(walked):
+    "At any size, in any surroundings, and in a page."
+    checkout, _, _ = walked
+    faces, page = faces_of(checkout), checkout / ".cache/page.html"
+    bank = np.load(next(checkout.glob(".cache/prepared/*/magnified.npy")))[0, 0].mean(0)
+    for side in (40, 97, 254):
+        shown = np.full((260, 400), 255, np.float32)
+        shown[3:3 + side, 50:50 + side] = cv2.resize(bank, (side, side))
+        data = base64.b64encode(cv2.imencode(".png", shown)[1]).decode()
+        page.write_text(f'<img src="data:image/png;base64,{data}">')
+        assert worst([page], faces)[0] > 0.65, side
+
+
+def test_no_picture_holds_a_face(walked):
+    checkout, _, _ = walked
+    made = [f for f in (checkout / "paper_figures/local").rglob("*") if f.is_file()]
+    assert {"figure_1.png", "report.html", "figure_1.ipynb"} <= {file.name for file in made}
+    like, where = worst(made, faces_of(checkout))
+    assert like < 0.5, (like, where)
+
+
+@pytest.mark.parametrize("asked", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_notebook_of_the_checkout_keeps_no_face(walked, asked):
+    "Executed where it lies, as in JupyterLab, and saved; asked for faces, it stops."
+    checkout, data, _ = walked
+    page = checkout / "nbs/paper/figure_1.ipynb"
+    words = ["-m", "papermill", str(page), str(page), "-p", "corpus", str(data), "-p",
+             "profile", "smoke", *(["-p", "faces", "True"] if asked else [])]
+    plain = {name: value for name, value in os.environ.items() if name != "MFDAN_CACHE"}
+    done = subprocess.run([sys.executable, *words], cwd=checkout, capture_output=True, text=True,
+                          env=plain | {"PYTHONPATH": str(checkout)}, timeout=300, check=False)
+    assert added(checkout) == [" M nbs/paper/figure_1.ipynb"]
+    assert (done.returncode == 0) != asked, done.stderr[-2000:]
+    assert not asked or "would keep licensed faces" in done.stderr
+    assert worst([page], faces_of(checkout))[0] < 0.5
+    git(checkout, "checkout", "-q", "--", str(page))
+
+
+@pytest.mark.slow
+def test_every_command_and_every_product_without_a_face(tmp_path):
+    data = write_licensed(tmp_path / "data", {clip.database for clip in CLIPS},
+                          ("negative", "positive", "surprise"))
+    checkout, run = a_checkout(tmp_path / "checkout"), ["--corpus", str(data), "--profile", "smoke"]
+    local = "paper_figures/local/licensed-smoke"
+    said = walk_through(
+        checkout, ["corpus", "quick"], ["check", str(data)], ["prepare", *run], ["loso", *run],
+        ["reproduce", *run], ["reproduce", *run, "--only", "protocols", "null"],
+        ["certificate", local], ["certificate", f"{local}/certificate.json", "--check"],
+        ["verify", local], ["publish", *run])
+    assert ("publish", 1) in ended(said) and {name for name, code in ended(said) if not code} >= {
+        "corpus", "prepare", "loso", "reproduce", "certificate"}, said
+    assert added(checkout) == []
+    made = [f for f in (checkout / "paper_figures/local").rglob("*") if f.is_file()]
+    faces = faces_of(checkout)
+    assert {"figure_6.png", "prepared_faces.png", "certificate.json"} <= {f.name for f in made}
+    like, where = worst(made, faces)
+    assert len(faces) > 9 and like < 0.5, (like, where)
+    asked = ["reproduce", *run, "--faces", "--only", "figure_1", "prepare", "figure_6", "--out",
+             "paper_figures/local/f"]
+    walk_through(checkout, asked)
+    assert added(checkout) == []
+    folder = checkout / "paper_figures/local/f/licensed-smoke"
+    for name in ("figure_1.png", "prepared_faces.png", "report.html", "notebooks/figure_6.ipynb"):
+        assert worst([folder / name], faces)[0] > 0.6, name  # there they are

@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..core.config import one_of
 from ..core.files import MARKER, read_json
+from ..core.private import exposed
 from ..core.written import was_written
 from .clips import make_table
 from .database import Database
@@ -246,6 +247,10 @@ def with_corpus(places: list[Place], log: Log) -> list[Place]:
         if asked[root]: continue
         log.noted(MARKER, root / MARKER, "this is not what was written as an embedded corpus",
                   "it is taken as licensed data")
+    for place in known:
+        if place.corpus == "licensed" and (why := exposed(place.frames)):
+            log.noted(place.database, place.frames, f"these faces are not private: {why}",
+                      "move the data elsewhere, or let git ignore it")
     return known
 
 # %% ../../nbs/data/10_root.ipynb #7e51e5ac
