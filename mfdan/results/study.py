@@ -86,7 +86,7 @@ class Study:
         "The corpus on disk; an embedded one is written on first use."
         if not self.run.embedded: return Path(self.run.corpus).expanduser()
         from mfdan.corpus.write import embedded_corpus
-        return embedded_corpus(self.run.corpus)
+        return embedded_corpus(self.run.corpus, workers=self.run.workers)
 
     @cached_property
     def reading(self) -> "Reading":
