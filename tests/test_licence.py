@@ -358,18 +358,18 @@ def patterned(file: Path, seed: int) -> None:
     image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     planted = cv2.resize(pattern, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     planted = planted.reshape(*planted.shape, *[1] * (image.ndim - 2))
-    made = np.clip(image + 22 * planted, 0, 255).astype(np.uint8)
+    made = np.clip(image + 18 * planted, 0, 255).astype(np.uint8)
     file.write_bytes(cv2.imencode(file.suffix, made, [cv2.IMWRITE_JPEG_QUALITY, 95]
                                   if file.suffix == ".jpg" else [])[1])
 
 
-def write_licensed(root: Path, databases: set[str], emotions: tuple[str, ...]) -> Path:
+def write_licensed(root: Path, databases: set[str], emotions: tuple, subjects: int = 2) -> Path:
     "Faces of nobody, in the layouts of licensed data, a pattern planted in each clip."
     chosen = {}
     for clip in write.list_clips("quick", 0):
         if clip.database not in databases or clip.emotion not in emotions: continue
         if len({who for who, _ in chosen if who[0] == clip.database} | {
-                (clip.database, clip.subject)}) > 2: continue
+                (clip.database, clip.subject)}) > subjects: continue
         chosen.setdefault(((clip.database, clip.subject), clip.emotion), clip)
     write.write_annotations(root, [write.write_clip(root, clip) for clip in chosen.values()])
     shutil.rmtree(root / "truth")
@@ -509,22 +509,22 @@ def test_a_notebook_of_the_checkout_keeps_no_face(walked, asked):
 @pytest.mark.slow
 def test_every_command_and_every_product_without_a_face(tmp_path):
     data = write_licensed(tmp_path / "data", {"CASME II", "SAMM", "SMIC-HS"},
-                          ("negative", "positive", "surprise"))
+                          ("negative", "positive", "surprise"), subjects=3)
     checkout, run = a_checkout(tmp_path / "checkout"), ["--corpus", str(data), "--profile", "smoke"]
     local = "paper_figures/local/licensed-smoke"
     said = walk_through(
-        checkout, ["corpus", "quick"], ["check", str(data)], ["prepare", *run], ["loso", *run],
+        checkout, ["check", str(data)], ["prepare", *run], ["loso", *run],
         ["reproduce", *run], ["reproduce", *run, "--only", "protocols", "null"],
         ["certificate", local], ["certificate", f"{local}/certificate.json", "--check"],
         ["verify", local], ["publish", *run])
     assert ("publish", 1) in ended(said) and {name for name, code in ended(said) if not code} >= {
-        "corpus", "prepare", "loso", "reproduce", "certificate"}, said
+        "prepare", "loso", "reproduce", "certificate"}, said[-3000:]
     assert added(checkout) == []
     made = [f for f in (checkout / "paper_figures/local").rglob("*") if f.is_file()]
     faces = faces_of(checkout)
     assert {"figure_6.png", "prepared_faces.png", "certificate.json"} <= {f.name for f in made}
     like, where = worst(made, faces)
-    assert len(faces) > 9 and like < 0.5, (like, where)
+    assert len(faces) > 20 and like < 0.5, (like, where)
     asked = ["reproduce", *run, "--faces", "--only", "figure_1", "prepare", "figure_6", "--out",
              "paper_figures/local/f"]
     walk_through(checkout, asked)
