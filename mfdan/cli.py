@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from .core.config import PROFILES, RunConfig
+from .core.config import EMBEDDED, PROFILES, RunConfig
 
 # %% ../nbs/cli.ipynb #9b1d8ae0
 COMMANDS = {}  # name -> (its function, its help, its arguments, what its help ends with)
@@ -77,7 +77,7 @@ def do_check(args) -> int:
 
 
 @command("write the embedded corpus in the databases' own layouts",
-         arg("size", choices=("quick", "full")), arg("--seed", type=int, default=0),
+         arg("size", choices=tuple(EMBEDDED)), arg("--seed", type=int, default=0),
          arg("--to", type=Path, help="a folder; without it, the cache"))
 def do_corpus(args) -> int:
     from mfdan.corpus.write import embedded_corpus, write_corpus
@@ -89,7 +89,7 @@ def do_corpus(args) -> int:
 # %% ../nbs/cli.ipynb #38548357
 RUN = (
     arg("--corpus", default="quick", metavar="WHICH",
-        help="quick, full, or the root of your licensed databases (default: quick)"),
+        help=f"{', '.join(EMBEDDED)}, or the root of your licensed databases (default: quick)"),
     arg("--profile", default="quick", choices=tuple(PROFILES),
         help="geometry and training settings (default: quick)"),
     arg("--seeds", type=int, default=1, help="how many seeds, from 0 on"),
