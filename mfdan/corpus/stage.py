@@ -44,7 +44,7 @@ def following(
     ends = np.arange(0, part.size + 1, 3)
     return csr_matrix((part.ravel(), corners.ravel(), ends), (there.size, count))
 
-# %% ../../nbs/corpus/17_stage.ipynb #635fcb36
+# %% ../../nbs/corpus/17_stage.ipynb #4463bf80
 def grid(width: int, height: int) -> Float[ndarray, "h w 2"]:
     "Where every pixel is."
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
@@ -53,7 +53,7 @@ def grid(width: int, height: int) -> Float[ndarray, "h w 2"]:
 
 def origins(
     flow: Float[ndarray, "h w 2"],  # of each pixel, forwards
-    steps: int = 4,
+    steps: int = 3,
 ) -> Float[ndarray, "h w 2"]:
     "Where each pixel of the moved picture comes from."
     places, back = grid(*flow.shape[1::-1]), flow
@@ -266,7 +266,7 @@ def moving_window(points: Float[ndarray, "n 3"], camera: Camera) -> Window:
     spots = camera.project(points)[follows > 0.05, :2]
     return window_around(spots, 0.12 * camera.focal / camera.distance, camera.size)
 
-# %% ../../nbs/corpus/17_stage.ipynb #f3302f7b
+# %% ../../nbs/corpus/17_stage.ipynb #e37264ea
 class Stage:
     "One rendering of somebody, and all that it takes to move it."
 
@@ -291,10 +291,15 @@ class Stage:
         cover = cover_of(window, self.camera)
         lay_over(self.image, new, np.minimum(4 * cover, 1), window.x, window.y)
 
-    def project(self, points: Float[ndarray, "n 3"]) -> Float[ndarray, "h w 2"]:
-        "Where the points that pixels show are seen."
-        (w, h), c = self.camera.size, self.camera
-        spots = self.pixels @ points.astype(np.float32)
+    def project(
+        self, points: Float[ndarray, "n 3"], window: Window | None = None,
+    ) -> Float[ndarray, "h w 2"]:
+        "Where the points that pixels show are seen; of a window, or of the whole."
+        (w, h), c, pixels = self.camera.size, self.camera, self.pixels
+        if window is not None:
+            pixels = pixels[window.of(np.arange(w * h).reshape(h, w)).ravel()]
+            w, h = window.width, window.height
+        spots = pixels @ points.astype(np.float32)
         across = np.float32(c.focal) / (np.float32(c.distance) - spots[:, 2:])
         return (spots[:, :2] * across * np.float32([1, -1])).reshape(h, w, 2)
 
@@ -302,18 +307,18 @@ class Stage:
         "How far every pixel moves when the surface goes there."
         return self.project(points) - self.places
 
-# %% ../../nbs/corpus/17_stage.ipynb #4300dbf0
+# %% ../../nbs/corpus/17_stage.ipynb #32a7d4d1
 def patch(
     stage: Stage, which: int,  # of `parts`
     points: Float[ndarray, "n 3"],  # expressed, in the stage's turn
-    rigid: Float[ndarray, "h w 2"],  # how the turn alone moves pixels
+    rigid: Float[ndarray, "n 3"],  # turned, not expressed
 ) -> tuple[ndarray, ndarray, int, int]:  # new pixels, their cover, where they begin
     "A part, rendered again and turned."
     camera, part, paint = stage.camera, parts()[which], stage.paints[which]
     window = part_window(part, points, stage.points, camera)
     if window is None: return np.zeros((0, 0, 3)), np.zeros((0, 0)), 0, 0
     new = close_up(stage.person, part, paint, points[part.vertices], window.camera(camera))
-    turn = window.of(rigid)
+    turn = stage.project(rigid, window) - window.of(stage.places)
     shift = turn.mean((0, 1)).round()
     places = origins(turn - shift)
     new = cv2.remap(new, places, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
@@ -321,7 +326,7 @@ def patch(
                       borderMode=cv2.BORDER_CONSTANT)
     return new, cover, window.x + int(shift[0]), window.y + int(shift[1])
 
-# %% ../../nbs/corpus/17_stage.ipynb #0148b5d7
+# %% ../../nbs/corpus/17_stage.ipynb #c33abedc
 def framed(stage: Stage, image: Float[ndarray, "a b 3"]) -> Float[ndarray, "h w 3"]:
     "What moves, in what stays."
     whole = stage.whole.copy()
@@ -339,7 +344,7 @@ def staged(stage: Stage, pose: Pose) -> Float[ndarray, "h w 3"]:  # 0 to 255, be
     new = uncovered(stage.mesh, posed(person.head, pose.weights), scale)
     if not any(new): return framed(stage, image)
     rest = surface_of(person, stage.pose.weights)
-    rigid, points = stage.moved_to(turned(rest, pose.turn)), turned(bare, stage.pose.turn)
+    rigid, points = turned(rest, pose.turn), turned(bare, stage.pose.turn)
     for which, much in enumerate(new):
         if not much: continue
         fresh, cover, x, y = patch(stage, which, points, rigid)

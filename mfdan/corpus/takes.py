@@ -35,7 +35,7 @@ def set_of(clip: Clip) -> Set:
     "The set of a clip."
     return set_for(clip._replace(name="", emotion=""))
 
-# %% ../../nbs/corpus/18_takes.ipynb #17707c12
+# %% ../../nbs/corpus/18_takes.ipynb #29fc76b3
 def render(clip: Clip) -> Filmed:
     "All kept frames of a clip, and its truth."
     look, (actor, stage) = LOOKS[clip.database], set_of(clip)
@@ -44,5 +44,5 @@ def render(clip: Clip) -> Filmed:
               for t in times_kept(clip, look)}
     middle = look.length // 2
     onset, apex = (surface_of(actor.person, *scene.at(t, look)) for t in (0, middle))
-    flow, hidden = motion_between(onset, apex, stage.camera)
+    flow, hidden = motion_between(onset, apex, camera_of(look))
     return Filmed(frames, middle, scene.apex, scene.units, scene.stray_units, flow, hidden)
