@@ -1,4 +1,4 @@
-"""The made-up people on film: Table II's counts, the truth, the same bytes; long videos as scripted."""
+"""The made-up people on film: counts, truth, the same bytes; long videos as scripted."""
 import errno
 import json
 import tracemalloc
