@@ -94,8 +94,9 @@ def do_corpus(args) -> int:
          arg("--width", type=int, default=320, help="pixels; the height is a tenth more"),
          arg("--neutral", action="store_true", help="without any expression"))
 def do_film(args) -> int:
-    from mfdan.corpus.footage import NEUTRAL, Course, film_video, write_video
-    course = NEUTRAL if args.neutral else Course()
+    from mfdan.corpus.footage import film_video, write_video
+    from mfdan.corpus.script import NEUTRAL, USUAL
+    course = NEUTRAL if args.neutral else USUAL
     print(write_video(film_video(args.seed, args.subject, args.seconds, args.fps, args.width,
                                  course), args.to))
     return 0

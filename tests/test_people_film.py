@@ -13,9 +13,10 @@ from mfdan.bench.population import landmarks_of
 from mfdan.corpus import write
 from mfdan.corpus.clip import LOOKS, SIZES, Filmed
 from mfdan.corpus.expression import Turn
-from mfdan.corpus.footage import NEUTRAL, Course, film_video, truth_of, write_video
+from mfdan.corpus.footage import film_video, happened, write_video
 from mfdan.corpus.scenes import actor_of, scene_of
-from mfdan.corpus.takes import render
+from mfdan.corpus.script import NEUTRAL, Course
+from mfdan.corpus.takes import take
 from mfdan.corpus.write import embedded_corpus, list_clips, read_truth, write_corpus
 from mfdan.data.protocols import check_counts, expected_counts
 from mfdan.data.root import read_root
@@ -52,7 +53,7 @@ def test_the_truth_leads_back_to_the_onset_and_dlib_sees_one_face(database, monk
     monkeypatch.setitem(SIZES, "people-quick", SIZES["people-quick"]._replace(kept=3))
     clips = [clip for clip in QUICK if clip.database == database]
     for clip in clips[:9:4]:  # of one subject
-        made, noise = render(clip), 2 * LOOKS[database].noise / np.sqrt(np.pi)
+        made, noise = take(clip), 2 * LOOKS[database].noise / np.sqrt(np.pi)
         through, unmoved = left_over(made, made.flow), left_over(made, 0 * made.flow)
         assert through < noise + 1.5 and through < 0.8 * unmoved, (clip.clip_id, through, unmoved)
         assert 0.3 < np.linalg.norm(made.flow, axis=0).max() < 15
@@ -86,7 +87,7 @@ def test_workers_and_runs_change_no_byte(tmp_path, monkeypatch):
     assert set(reading.clips.clip_id) == {clip.clip_id for clip in few}
     assert set(reading.clips.corpus) == {"people-quick"}
     truth = read_truth(a, few[0].clip_id)
-    made = render(few[0])
+    made = take(few[0])
     assert abs(truth.flow - made.flow).max() < 0.002 and (truth.hidden == made.hidden).all()
     assert truth.aus == made.units and len(truth.stray) == 2
 
@@ -108,7 +109,7 @@ def test_what_there_is_not_is_refused_in_one_line(tmp_path):
 def test_a_disk_that_fills_keeps_nothing(tmp_path, monkeypatch):
     few = [SMALL[0]._replace(seed=SEED + 1)]  # of whom no stage is held
     monkeypatch.setattr(write, "list_clips", lambda size, seed: few)
-    monkeypatch.setattr(write.FILMS["people"].__globals__["Stage"], "__init__", full_disk)
+    monkeypatch.setattr(write.FILMS["people"].__globals__["Puppet"], "__init__", full_disk)
     with pytest.raises(OSError, match="the disk is full below .* no clip was kept"):
         write_corpus(tmp_path / "corpus", "people-quick", SEED + 1, 1)
     few = film_video(SEED, 1, 0.2, 10, 64, NEUTRAL)
@@ -124,7 +125,7 @@ def full_disk(*_):
 
 def test_a_video_is_its_script_at_any_rate_and_size(tmp_path):
     slow, fast = (film_video(SEED, 3, 20.0, fps, 96) for fps in (25, 200))
-    said, twice = truth_of(slow), truth_of(fast)
+    said, twice = happened(slow), happened(fast)
     assert json.loads(json.dumps(said)) == said and (said["frames"], twice["frames"]) == (500, 4000)
     kinds = Counter(event["kind"] for event in said["events"])
     assert kinds["blink"] >= 3 and kinds["micro"] + kinds["macro"] >= 1
@@ -154,7 +155,7 @@ def test_a_video_is_streamed_and_the_same_again():
 
 def test_an_event_of_a_video_is_seen_in_its_flow():
     video = film_video(SEED, 5, 10.0, 50, 160, Course(micro=30, macro=0, turn=0, blink=0, talk=0))
-    event = next(event for event in truth_of(video)["events"] if event["kind"] == "micro")
+    event = next(event for event in happened(video)["events"] if event["kind"] == "micro")
     far = np.linalg.norm(video.motion(event["onset"], event["apex"]).flow, axis=0).max()
     assert event["peak_px"] > 0.3 and abs(far - event["peak_px"]) < 0.6, (far, event)
 
