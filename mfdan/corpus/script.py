@@ -67,7 +67,7 @@ class Event(NamedTuple):
         return profile(min(t, self.apex), self.onset, self.apex, self.offset) \
             * profile(max(t, self.offset - rise), self.onset, self.offset - rise, self.offset)
 
-# %% ../../nbs/corpus/21_script.ipynb #b80994b8
+# %% ../../nbs/corpus/21_script.ipynb #b3826154
 SYLLABLES, BITES = 4.5, 1.4  # a second
 
 
@@ -87,7 +87,7 @@ def chewing(event: Event, t: float) -> dict[str, float]:
     turn = 2 * np.pi * BITES * (t - event.onset)
     down, aside = np.sin(turn / 2) ** 2 * event.part(t), np.sin(turn) * event.part(t)
     side = {"jawLeft": max(aside, 0.0), "jawRight": max(-aside, 0.0)}
-    return {"jawOpen": 0.16 * down, "mouthClose": 0.16 * down,
+    return {"jawOpen": 0.24 * down, "mouthClose": 0.24 * down,
             **{name: 0.15 * much for name, much in side.items()}}
 
 
