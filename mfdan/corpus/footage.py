@@ -56,7 +56,7 @@ def upright(width: int) -> Camera:
     camera = portrait(width)
     return camera._replace(size=tuple(side - side % 2 for side in camera.size))
 
-# %% ../../nbs/corpus/22_footage.ipynb #df806241
+# %% ../../nbs/corpus/22_footage.ipynb #1e31302c
 @dataclass(frozen=True)
 class Footage:
     "A video that can be watched frame by frame, as often as wanted."
@@ -72,9 +72,9 @@ class Footage:
     def count(self) -> int: return max(1, round(self.seconds * self.fps))
 
     def frames(self) -> Iterator[UInt8[ndarray, "h w 3"]]:
-        "All frames, one after another; two or three stages are all that is held."
-        @lru_cache(maxsize=2)
-        def turned_stage(turn: Turn) -> Puppet: return self.stage(turn)
+        "All frames, one after another; seven stages at the most are held, as a turn comes back."
+        @lru_cache(maxsize=6)
+        def turned_stage(turn: Turn) -> Puppet: return self.stage(turn, front.paints)
         front = self.stage(Turn())
         for number in range(self.count):
             t = number / self.fps
@@ -85,9 +85,10 @@ class Footage:
             rng = np.random.default_rng([self.seed, self.subject, number])
             yield sensed(frame, self.noise, rng)
 
-    def stage(self, turn: Turn) -> Puppet:
+    def stage(self, turn: Turn, paints: tuple = ()) -> Puppet:
         "The actor, the head turned."
-        return Puppet(self.script.actor.person, self.camera, Pose(self.script.actor.looking, turn))
+        actor = self.script.actor
+        return Puppet(actor.person, self.camera, Pose(actor.looking, turn), paints)
 
     def motion(self, a: int, b: int) -> Moved:
         "The exact flow from one frame to another, and what the second hides."

@@ -64,11 +64,14 @@ def moving_window(points: Float[ndarray, "n 3"], camera: Camera) -> Window:
     spots = camera.project(points)[follows > 0.05, :2]
     return window_around(spots, 0.12 * camera.focal / camera.distance, camera.size)
 
-# %% ../../nbs/corpus/18_stage.ipynb #1c089463
+# %% ../../nbs/corpus/18_stage.ipynb #206a4a5c
 class Puppet:
     "One rendering of somebody, and all that it takes to move it."
 
-    def __init__(self, person: Person, camera: Camera, pose: Pose):
+    def __init__(
+        self, person: Person, camera: Camera, pose: Pose,
+        paints: tuple[Paint, ...] = (),  # of another one of the same person, if there is one
+    ):
         self.person, self.pose, self.points = person, pose, surface_of(person, *pose)
         self.whole = picture(person, self.points, camera).astype(np.float32)
         self.window = moving_window(self.points, camera)
@@ -77,7 +80,7 @@ class Puppet:
         self.pixels = following(seen, surface().triangles, len(self.points))
         self.places = self.project(self.points)
         self.mesh = posed(person.head, pose.weights)
-        self.paints = tuple(paint_on(person, part) for part in parts())
+        self.paints = paints or tuple(paint_on(person, part) for part in parts())
         for part, paint in zip(parts(), self.paints): self.lay_in(part, paint)
 
     def lay_in(self, part: Part, paint: Paint) -> None:
