@@ -21,6 +21,8 @@ from numpy import ndarray
 
 from ..core.config import one_of
 from ..core.files import MARKER, atomic_folder, cache_root, sweep, write_atomic
+from ..core.refuse import whole
+from ..core.workers import processes
 from .face import VERSION
 from .film import LOOKS, STRONGER, Clip, render
 from ..data.frames import frame_file
@@ -106,11 +108,14 @@ def write_corpus(
     workers: int = 2,  # processes; changes no byte
 ) -> Path:
     "Write a corpus in the databases' own layouts, with its truth beside it."
+    whole("seed", seed, 0, 2**32 - 1)
+    whole("workers", workers)
     root, clips = Path(root), list_clips(size, seed)
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root} is not empty: choose a new folder for the corpus")
     root.mkdir(parents=True, exist_ok=True)
-    written = Parallel(n_jobs=workers)(delayed(write_clip)(root, clip) for clip in clips)
+    with processes(workers):
+        written = Parallel()(delayed(write_clip)(root, clip) for clip in clips)
     if workers > 1: get_reusable_executor().shutdown()  # idle workers would hold up the exit
     write_annotations(root, written)
     about = {"corpus": size, "seed": seed, "version": VERSION}
@@ -126,6 +131,7 @@ def embedded_corpus(
 ) -> Path:  # its root
     "The corpus in the cache; written when it is first asked for."
     one_of("size", size, tuple(STRONGER))
+    whole("seed", seed, 0, 2**32 - 1)
     root = (cache or cache_root()) / "corpora" / f"{size}-{seed}-v{VERSION}"
     if (root / MARKER).exists(): return root
     sweep(root.parent)

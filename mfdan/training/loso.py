@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.config import one_of
 from ..core.files import disk_in_words, sweep
+from ..core.refuse import real, whole
 from ..data.prepared import Prepared
 from .audit import audit_fold
 from .bank import powers
-from .cluster import launch
+from .cluster import check_place, launch
 from .plan import Run
 from .progress import Progress, Summary
 from .store import Job, finished, keep_fold, plan_jobs
@@ -97,7 +97,9 @@ def run_loso(
     engine: str | None = None,  # of `train_fold`: "compile" on a GPU pays in long runs
 ) -> Summary:
     "Train what is missing of several runs."
-    one_of("backend", backend, ("local", "dask"))
+    check_place(backend, scheduler, device, engine)
+    whole("workers", workers)
+    real("every", every)
     store, start = Path(store), time.monotonic()
     jobs = plan_jobs(prepared, runs, keep_weights)
     states = {job.key: finished(store, job) for job in jobs}
