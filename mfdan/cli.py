@@ -10,6 +10,7 @@ __all__ = ['COMMANDS', 'DEFECT', 'RUN', 'KEPT', 'in_print', 'say', 'arg', 'comma
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -27,12 +28,12 @@ def in_print(text: str, line: bool = False) -> str:  # line: its line ends are s
 
 
 def say(thing, stream=None) -> None:  # to standard output, if not given
-    "Print what any terminal can show."
+    "Print what any terminal can show; the numbers of the system's errors help nobody."
     stream = stream or sys.stdout
     coding = getattr(stream, "encoding", None) or "utf-8"
+    text = re.sub(r"\[Errno \d+\] ", "", in_print(str(thing)))
     try:
-        print(in_print(str(thing)).encode(coding, "backslashreplace").decode(coding),
-              file=stream, flush=True)
+        print(text.encode(coding, "backslashreplace").decode(coding), file=stream, flush=True)
     except BrokenPipeError:  # nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -1,14 +1,23 @@
 """Whatever is asked, and whatever breaks: one line that says so, and nothing half done."""
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from mfdan import cli
 from mfdan.core.config import PrepareConfig, RunConfig, TrainConfig
+from mfdan.core.files import stable_hash
 from mfdan.core.refuse import Refused
+from mfdan.data.planted import planted
 from mfdan.network.settings import MFDANConfig
+from mfdan.results.catalogue import save
+from mfdan.results.certificate import pack, seal
+from mfdan.results.study import planted_study
 from mfdan.training.loso import run_loso
 from mfdan.training.plan import Run
 
@@ -171,3 +180,208 @@ def test_a_study_refuses_an_absurd_run(cache):
                 RunConfig(corpus=""), RunConfig(out="")):
         with pytest.raises(Refused) as error: Study(run)
         one_line(error.value)
+
+
+# -- 12: whatever file a user can have ----------------------------------------------------------
+
+class Home:
+    "Products of made-up clips with their folds, and a certificate of them."
+
+    def __init__(self, folder: Path):
+        study = planted_study(folder, subjects=2, databases=("SAMM",))
+        save(study, "table_3")
+        self.products, self.prepared = study.run.folder, folder / "cache/prepared/0123456789ab"
+        shutil.copytree(study.folder, self.prepared)
+        for file in self.products.glob("*.json"):
+            about = json.loads(file.read_text()) | {"prepared": self.prepared.name}
+            file.write_text(json.dumps(about))
+        shutil.copytree(study.folds, folder / "cache/folds")
+        self.certificate = folder / "certificate.json"
+        self.certificate.write_text(json.dumps(pack(study, "salt")))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Home: return Home(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def home(sound, tmp_path, monkeypatch) -> Path:
+    "A copy to be spoilt."
+    shutil.copytree(sound.certificate.parent, tmp_path / "home")
+    monkeypatch.setenv("MFDAN_CACHE", str(tmp_path / "home/cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+NINE = {  # shapes of a file that should be JSON
+    "empty": b"", "a list": b"[1, 2]", "a number": b"7", "a text": b'"mfdan"', "null": b"null",
+    "cut short": b'{"root": "quick", "prof', "no UTF-8": b"\xff\xfe\x00{",
+    "deep": b"[" * 100_000, "deep inside": b'{"root": ' + b"[" * 100_000,
+    "a huge number": b'{"seeds": ' + b"9" * 5000 + b"}", "NaN": b"NaN",
+}
+
+
+def spoil(file: Path, **changes) -> None:
+    "Other values in a JSON file; `...` takes one away."
+    about = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in about.items() if v is not ...}))
+
+
+def test_a_sound_home_is_sound(home, capsys):
+    status, out, _ = ask(capsys, "verify", home / "quick-smoke")
+    assert "table_3: same" in out, out
+    assert ask(capsys, "certificate", "--check", home / "certificate.json")[0] == 0
+
+
+@pytest.mark.parametrize("shape", NINE)
+def test_verify_names_a_file_that_cannot_be_read(home, capsys, shape):
+    file = home / "quick-smoke/table_3.json"
+    file.write_bytes(NINE[shape])
+    status, out, err = ask(capsys, "verify", file.parent)
+    assert status == 1 and "table_3.json" in out + err, (out, err)
+    for line in (out + err).splitlines(): one_line(line)
+
+
+@pytest.mark.parametrize("changes", [
+    {"root": 5}, {"root": None}, {"root": ["quick"]}, {"root": "a\0b"}, {"profile": 7},
+    {"profile": ["quick"]}, {"seeds": 3}, {"seeds": None}, {"seeds": {}}, {"prepared": 5},
+    {"prepared": "/etc"}, {"prepared": "../../home"}, {"prepared": "a\0b"}, {"prepared": None},
+    {"prepared": "x" * 5000}, {"root": ""}, {"root": "x" * 5000}, {"profile": "none"}], ids=str)
+def test_verify_and_provenance_of_a_wrong_type(home, capsys, changes):
+    spoil(home / "quick-smoke/table_3.json", **changes)
+    for command in ("verify", *(["certificate"] if "prepared" not in changes else [])):
+        status, out, err = ask(capsys, command, home / "quick-smoke")
+        assert status in (1, 3), (out, err)
+        for line in (out + err).splitlines(): one_line(line)
+
+
+@pytest.mark.parametrize("shape", NINE)
+def test_a_certificate_that_cannot_be_read(home, capsys, shape):
+    (home / "certificate.json").write_bytes(NINE[shape])
+    status, out, err = ask(capsys, "certificate", "--check", home / "certificate.json")
+    assert status == 1 and "no certificate" in out and not err, (out, err)
+
+
+ROW = {"clip": "a", "subject": "b", "scope": "SAMM", "seed": 0, "true": "negative",
+       "pred": "negative", "prob": [0.5, 0.25, 0.25]}
+OTHER = {  # of a certificate
+    "no predictions": {"predictions": ...}, "predictions: none": {"predictions": []},
+    "predictions: numbers": {"predictions": [1, 2]}, "predictions: a text": {"predictions": "x"},
+    "prob: two": {"predictions": [ROW | {"prob": [0.5, 0.5]}]},
+    "prob: NaN": {"predictions": [ROW | {"prob": [NAN, 0, 0]}]},
+    "prob: texts": {"predictions": [ROW | {"prob": ["0.5", "0.2", "0.3"]}]},
+    "pred: no class": {"predictions": [ROW | {"pred": "joy"}]},
+    "pred: a list": {"predictions": [ROW | {"pred": ["negative"]}]},
+    "pred: not the largest": {"predictions": [ROW | {"pred": "positive"}]},
+    "a clip twice": {"predictions": [ROW, ROW]},
+    "seed: a text": {"predictions": [ROW | {"seed": "0"}]},
+    "scope: null": {"predictions": [ROW | {"scope": None}]},
+    "no scope": {"predictions": [{k: v for k, v in ROW.items() if k != "scope"}]},
+    "no scores": {"scores": ...}, "scores: a list": {"scores": []},
+    "scores: texts": {"scores": {"SAMM": "good"}}, "scores: of nothing": {"scores": {}},
+    "leaks: a text": {"folds with leaks": "0"}, "leaks: none said": {"folds with leaks": ...},
+    "leaks: true": {"folds with leaks": False}, "no seal": {"sha256": ...},
+    "seal: a number": {"sha256": 5}, "what: a list": {"what": []}, "no what": {"what": ...},
+    "classes: others": {"classes": ["a", "b", "c"]},
+    "a scope that draws": {"predictions": [ROW | {"scope": "\x1b[2J\n"}]},
+}
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed anew", "not sealed anew"])
+@pytest.mark.parametrize("case", OTHER)
+def test_a_certificate_of_another_content(home, capsys, case, sealed):
+    file = home / "certificate.json"
+    spoil(file, **OTHER[case])
+    if sealed and "sha256" not in OTHER[case]:
+        content = json.loads(file.read_text())
+        content.pop("sha256")
+        file.write_text(json.dumps(seal(content)))
+    status, out, err = ask(capsys, "certificate", "--check", file)
+    assert status == 1 and "NOT SOUND" in out and not err, (out, err)
+    for line in out.splitlines(): one_line(line)
+
+
+def test_no_certificate_is_there(home, capsys):
+    for file in ("/nowhere", home, home / "certificate.json/x", home / ("x" * 300)):
+        status, out, err = ask(capsys, "certificate", "--check", file)
+        assert status == 1 and "Errno" not in out + err and "no certificate" in out, (out, err)
+
+
+def cut(path): path.write_bytes(path.read_bytes()[:100])
+
+
+def as_npz(path):
+    array = np.load(path)
+    with open(path, "wb") as file: np.savez(file, array)
+
+
+def without(column):
+    def spoilt(path):
+        table = pd.read_csv(path)
+        table.drop(columns=column).to_csv(path, index=False)
+    return spoilt
+
+
+PREPARED = {  # a file of a prepared folder: what happens to it
+    "an npz named npy": ("flow.npy", as_npz), "an array cut short": ("flow.npy", cut),
+    "an array gone": ("magnified.npy", Path.unlink), "meta cut short": ("meta.json", cut),
+    "meta without arrays": ("meta.json", lambda p: spoil(p, arrays=...)),
+    "meta without a key": ("meta.json", lambda p: spoil(p, key=...)),
+    "meta that is a list": ("meta.json", lambda p: p.write_text("[]")),
+    "clips without subjects": ("clips.csv", without("subject")),
+    "clips without emotions": ("clips.csv", without("emotion")),
+    "clips that are empty": ("clips.csv", lambda p: p.write_bytes(b"")),
+    "clips gone": ("clips.csv", Path.unlink), "problems gone": ("problems.csv", Path.unlink),
+    "clips that are a folder": ("clips.csv", lambda p: [p.unlink(), p.mkdir()]),
+}
+
+
+@pytest.mark.parametrize("case", PREPARED)
+def test_a_prepared_folder_that_is_spoilt(home, capsys, case):
+    name, spoilt = PREPARED[case]
+    spoilt(home / "cache/prepared/0123456789ab" / name)
+    status, out, err = ask(capsys, "verify", home / "quick-smoke")
+    assert status == 1 and name in out + err, (out, err)
+    status, out, err = ask(capsys, "loso", "--profile", "smoke", "--workers", "1", "--prepared",
+                           home / "cache/prepared/0123456789ab")
+    assert name == "problems.csv" or status == 1 and name in one_line(err), (out, err)
+
+
+FOLDS = {"without a curve": lambda r: {k: v for k, v in r.items() if k != "curve"},
+         "an empty curve": lambda r: r | {"curve": []}, "a list": lambda r: [r],
+         "other numbers": lambda r: r | {"prob": [[0.1] * 3 for _ in r["prob"]]},
+         "other classes": lambda r: r | {"classes": ["yes", "no", "perhaps"]},
+         "no statistics": lambda r: r | {"statistics": {}}}
+
+
+@pytest.mark.parametrize("case", FOLDS)
+def test_a_fold_that_is_spoilt(home, capsys, case):
+    fold = sorted((home / "cache/folds").glob("*.json"))[0]
+    record = json.loads(fold.read_text())
+    digest = record.pop("digest")
+    record = FOLDS[case](record)
+    if isinstance(record, dict): record |= {"digest": stable_hash(record, len(digest))}
+    fold.write_text(json.dumps(record))
+    status, out, err = ask(capsys, "verify", home / "quick-smoke")
+    assert status in (1, 3), (out, err)
+    for line in (out + err).splitlines(): one_line(line)
+
+
+# -- 12: what is no leak is not called one ------------------------------------------------------
+
+HEADS = {"pred": ("faulty: ", lambda r: r | {"pred": [*r["pred"][:-1], "joy"]}),
+         "true": ("faulty: ", lambda r: r | {"true": r["true"][1:] + r["true"][:1]}),
+         "names": ("faulty: ", lambda r: r | {"train_ids": ["SAMM/x/y", *r["train_ids"][1:]]}),
+         "seen": ("leak: ", lambda r: r | {"batches": r["batches"] | {
+             "seen": r["batches"]["seen"] | {r["clip_ids"][0]: 1}}})}
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_finding_is_headed_by_what_it_is(tmp_path, monkeypatch, case):
+    from mfdan.training import cluster
+    head, change = HEADS[case]
+    whole = cluster.train_fold
+    monkeypatch.setattr(cluster, "train_fold", lambda *a, **k: change(whole(*a, **k)))
+    made = run_loso(planted(3, 6, size=28), [RUN], tmp_path, workers=1, progress=False)
+    assert len(made.failed) == 3
+    for line in made.failed: assert one_line(line).startswith(head), line

@@ -17,7 +17,7 @@ import numpy as np
 from ..core.files import disk_in_words, sweep
 from ..core.refuse import real, whole
 from ..data.prepared import Prepared
-from .audit import audit_fold
+from .audit import audit_fold, headed
 from .bank import powers
 from .cluster import check_place, launch
 from .plan import Run
@@ -48,7 +48,7 @@ class Driver:
                     "prepare again")
         power = self.power[run_inputs(job.run)]
         found = audit_fold(self.prepared, job.fold, job.run, record, power)
-        return "leak: " + "; ".join(found) if found else ""
+        return headed(found)
 
     def take(self, key: str, record: dict | None, weights: bytes | None, problem: str) -> None:
         "One job is over."
