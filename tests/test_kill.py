@@ -1,6 +1,7 @@
 """Killed at any moment and started again: the same result, and nothing finished is repeated."""
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -8,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from test_loso import start
 
 from mfdan.core.config import PROFILES, RunConfig
 from mfdan.core.files import MARKER
@@ -116,3 +119,105 @@ def test_a_torn_fold_is_noticed_and_trained_again(tmp_path):
     made, again = train(data, tmp_path / "store")
     assert (made.trained, made.reused) == (1, 2) and any(torn.name in n for n in made.notes), made
     assert again.to_csv() == calm.to_csv()
+
+
+# -- the driver alone, and Ctrl-C ---------------------------------------------------------------
+
+LOSO = """
+import sys
+from mfdan.cli import main
+from mfdan.training import cluster
+cluster.connect.__defaults__ = (5.0,)
+sys.exit(main(["loso", "--profile", "smoke", "--workers", "2", "--prepared", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("MFDAN_CACHE", str(tmp_path / "cache"))
+    save_prepared(planted(n_subjects=30, per_subject=3), tmp_path / "data")
+    return tmp_path / "cache"
+
+
+class Driver:
+    "A command with two workers, in a group of its own, seen when it has finished some folds."
+
+    def __init__(self, cache: Path, *arguments: str, more: int = 1):
+        self.folds = cache / "folds"
+        start = len(self.kept())
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LOSO, str(cache.parent / "data"), *arguments], text=True,
+            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while len(self.kept()) < start + more:
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+        self.children = psutil.Process(self.process.pid).children(recursive=True)
+
+    def kept(self) -> list[Path]: return [*self.folds.glob("*.json")]
+
+    def left(self, seconds: float = 10) -> list[psutil.Process]:
+        "Which of its children go on after some seconds."
+        end, there = time.monotonic() + seconds, self.children
+        while there and time.monotonic() < end:
+            time.sleep(0.1)
+            there = [child for child in there if child.is_running()
+                     and child.status() != psutil.STATUS_ZOMBIE]
+        return there
+
+
+@pytest.mark.slow
+def test_a_driver_killed_alone_leaves_no_worker(cache):
+    driver = Driver(cache)
+    assert len(driver.children) >= 2
+    os.kill(driver.process.pid, signal.SIGKILL)
+    driver.process.wait()
+    assert not driver.left()
+    kept = len(driver.kept())
+    time.sleep(2)
+    assert len(driver.kept()) == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["the driver", "all of them, as a terminal does"])
+def test_ctrl_c(cache, whom):
+    driver = Driver(cache)
+    how = os.kill if whom == "the driver" else os.killpg
+    how(driver.process.pid, signal.SIGINT)
+    out, err = driver.process.communicate(timeout=60)
+    *bar, last = err.strip().splitlines()
+    assert driver.process.returncode == 130 and not out, (out, err)
+    assert last.startswith("mfdan: stopped; what is finished is kept"), err
+    assert "Traceback" not in err and all("folds" in line for line in bar), err
+    assert not driver.left()
+    before = {path: path.read_bytes() for path in driver.kept()}
+    again = Driver(cache)
+    os.killpg(again.process.pid, signal.SIGKILL)
+    again.process.communicate()
+    assert all(path.read_bytes() == body for path, body in before.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["killed", "terminated", "closed by its owner"])
+def test_a_scheduler_that_goes_is_said_in_a_line(cache, end):
+    distributed = pytest.importorskip("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    parts = [start("dask_scheduler", "--host", address, "--no-dashboard"),
+             start("dask_worker", address, "--nthreads", "1", "--no-dashboard")]  # one is enough
+    with distributed.Client(address, timeout=60) as client: client.wait_for_workers(1, timeout=60)
+    try:
+        driver = Driver(cache, "--backend", "dask", "--scheduler", address)
+        if end == "closed by its owner":
+            distributed.Client(address).shutdown()
+        else: os.kill(parts[0].pid, signal.SIGKILL if end == "killed" else signal.SIGTERM)
+        out, err = driver.process.communicate(timeout=120)
+    finally:
+        for part in parts:
+            if part.poll() is None: os.killpg(part.pid, signal.SIGKILL)
+            part.wait()
+    *bar, last = err.strip().splitlines()
+    assert driver.process.returncode == 1 and not out, (out, err)
+    assert "no Dask scheduler answers" in last and "Finished folds are kept" in last, err
+    assert "Traceback" not in err and all("folds" in line for line in bar), err
+    assert driver.kept()

@@ -177,6 +177,7 @@ def verify(folder: Path) -> Verdict:
         study = reader_of(folder)
     except NotHere as reason:
         return Verdict(folder, tuple(unreadable(folder)), str(reason))
-    damage = unreadable(folder) + [Finding("prepared clips", DAMAGED, line) for line in check_prepared(study.folder)]
+    damage = [Finding("prepared clips", DAMAGED, line) for line in check_prepared(study.folder)]
+    damage += unreadable(folder)
     findings = [check_product(product, study, folder) for product in all_products()]
     return Verdict(folder, (*damage, *filter(None, findings)))

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['resident', 'worker_device', 'train_job', 'check_device', 'chosen_device', 'check_place', 'greet', 'connect',
-           'in_parallel', 'on_cluster', 'launch']
+           'on_processes', 'on_cluster', 'launch']
 
 # %% ../../nbs/training/12_cluster.ipynb #8216985f
 import asyncio
 import importlib.util
+import logging
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed
 
 from ..core.config import one_of
 from ..core.refuse import Refused, in_short
@@ -126,6 +127,8 @@ def check_place(backend: str, scheduler: str | None, device: str, engine: str | 
 def greet(scheduler: str, timeout: float) -> None:
     "Ask for an answer; a client that got none would leave its complaints on the terminal."
     from distributed.comm import connect as call
+    for part in ("client", "core", "comm", "utils"):  # which say in pages what we say in a line
+        logging.getLogger(f"distributed.{part}").setLevel(logging.CRITICAL)
     async def ask(): await (await call(scheduler, timeout=timeout)).close()
     with ThreadPoolExecutor(1) as thread: thread.submit(asyncio.run, ask()).result()
 
@@ -149,25 +152,27 @@ def connect(
                               "from here? Finished folds are kept") from error
 
 # %% ../../nbs/training/12_cluster.ipynb #72cc0ce0
-def in_parallel(prepared: Prepared, jobs: list[Job], workers: int, *how) -> Iterator[tuple]:
-    "Results of the jobs as they come, through joblib's backend of the moment."
-    pool = Parallel(n_jobs=min(workers, len(jobs)), batch_size=1, pre_dispatch="all",
-                    return_as="generator_unordered")
-    return pool(delayed(train_job)(prepared, job, *how) for job in jobs)
+def on_processes(prepared: Prepared, jobs: list[Job], workers: int, *how) -> Iterator[tuple]:
+    "Results of the jobs as they come, from processes of this machine."
+    with processes(min(workers, len(jobs))):
+        pool = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+        yield from pool(delayed(train_job)(prepared, job, *how) for job in jobs)
 
 # %% ../../nbs/training/12_cluster.ipynb #4399f04d
-def on_cluster(prepared: Prepared, jobs: list[Job], workers: int, scheduler: str | None,
-               *how) -> Iterator[tuple]:
-    "The same on a cluster; one that lost its workers or its scheduler counts as a broken pool."
+def on_cluster(
+    prepared: Prepared, jobs: list[Job], scheduler: str | None, *how
+) -> Iterator[tuple]:
+    "The same from a cluster; one that lost its workers or its scheduler counts as a broken pool."
     client = connect(scheduler)
-    from distributed import KilledWorker
+    from distributed import KilledWorker, as_completed
     # the arrays go to every worker once; a worker that dies takes no last copy with it
     wanted = {array for job in jobs for array in method_of(job.run.model).arrays(job.run.model)}
     arrays = {name: np.array(prepared[name]) for name in sorted(wanted)}
     prepared = replace(prepared, arrays=arrays)
     try:
-        with parallel_config(backend="dask", client=client, scatter=[prepared]):
-            yield from in_parallel(prepared, jobs, workers, *how)
+        there = client.scatter(prepared, broadcast=True, hash=False)
+        asked = [client.submit(train_job, there, job, *how, pure=False) for job in jobs]
+        for done in as_completed(asked, loop=client.loop): yield done.result()
     except (CancelledError, KilledWorker) as error:
         raise BrokenProcessPool(str(error)) from error
     finally:
@@ -179,8 +184,8 @@ def launch(prepared: Prepared, jobs: list[Job], workers: int, device: str, backe
     "Results of the jobs as they come: from this process, from local ones, or from a cluster."
     how = device, *how
     if backend == "dask":
-        yield from on_cluster(prepared, jobs, workers, scheduler, *how)
+        yield from on_cluster(prepared, jobs, scheduler, *how)
     elif workers == 1 or len(jobs) == 1:
         for job in jobs: yield train_job(prepared, job, *how)
     else:
-        with processes(workers): yield from in_parallel(prepared, jobs, workers, *how)
+        yield from on_processes(prepared, jobs, workers, *how)
