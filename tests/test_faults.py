@@ -1,9 +1,15 @@
 """Whatever is asked, and whatever breaks: one line that says so, and nothing half done."""
+import io
 import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pandas as pd
 import pytest
@@ -385,3 +391,96 @@ def test_a_finding_is_headed_by_what_it_is(tmp_path, monkeypatch, case):
     made = run_loso(planted(3, 6, size=28), [RUN], tmp_path, workers=1, progress=False)
     assert len(made.failed) == 3
     for line in made.failed: assert one_line(line).startswith(head), line
+
+
+# -- 14: terminals, and what stays open ---------------------------------------------------------
+
+DRAWS = "EP\x1b[2J\x07\n\u202e01"  # clears the screen, rings, ends the line, turns the text round
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    "Licensed databases of a few clips, and a folder whose name would draw."
+    made = layouts.write_all(tmp_path / "caf\u00e9", layouts.few())
+    (made / "CASME2/CASME2_RAW_selected/sub01" / DRAWS).mkdir()
+    (made / DRAWS).symlink_to("nowhere")
+    return made
+
+
+def test_control_characters_are_shown_escaped(root, capsys):
+    status, out, err = ask(capsys, "check", root)
+    assert "\\x1b[2J\\x07\\n\\u202e01" in out, out
+    for line in (out + err).splitlines(): one_line(line or "-")
+
+
+def in_ascii(monkeypatch, *argv) -> tuple[int, str]:
+    "A command on a terminal that knows ASCII alone."
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    try:
+        status = cli.main([str(word) for word in argv])
+    except SystemExit as stop:
+        status = stop.code
+    terminal.flush()
+    return status, terminal.buffer.getvalue().decode("ascii")
+
+
+def test_an_ascii_terminal_fails_no_finished_run(root, home, monkeypatch):
+    status, out = in_ascii(monkeypatch, "check", root)
+    assert status == 1 and "caf\\xe9" in out
+    (home / "quick-smoke").rename(home / "\u8868")
+    assert "\\u8868" in in_ascii(monkeypatch, "verify", home / "\u8868")[1]
+    status, out = in_ascii(monkeypatch, "loso", "--profile", "smoke", "--workers", "1",
+                           "--prepared", home / "cache/prepared/0123456789ab")
+    assert status == 0 and "0 trained" in out, out
+
+
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
+def test_help_in_ascii(monkeypatch, command):
+    assert in_ascii(monkeypatch, *filter(None, [command]), "--help")[0] == 0
+
+
+def test_a_reader_that_goes_fails_no_finished_run(home, monkeypatch):
+    behind, ahead = os.pipe()
+    os.close(behind)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(ahead, "w"))
+    assert cli.main(["certificate", "--check", str(home / "certificate.json")]) == 0
+
+
+OPEN = """
+import gc, os, sys
+from mfdan.cli import main
+open_before = None
+for argv in (line.split("|") for line in sys.argv[1].splitlines()):
+    for _ in range(2):
+        main(argv)
+        gc.collect()
+        there = {os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
+                 if os.path.exists(f"/proc/self/fd/{n}")}
+        print("OPEN", *[f for f in there if f.startswith(os.environ["MFDAN_CACHE"])])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux what is open")
+def test_no_file_stays_open(root, home):
+    (home / "cache/prepared/0123456789ab/problems.csv").unlink()
+    fold = sorted((home / "cache/folds").glob("*.json"))
+    fold[0].write_text("{")
+    spoilt = layouts.write_all(root.parent / "spoilt", layouts.few())
+    sheet = spoilt / "SAMM/SAMM_Micro_FACS_Codes_v2.xlsx"
+    sheet.write_bytes(sheet.read_bytes()[:-500])
+    with zipfile.ZipFile(spoilt / "CASME2/CASME2-coding-20140508.xlsx", "w") as book:
+        book.writestr("[Content_Types].xml", "<Types>")
+        book.writestr("xl/workbook.xml", "no XML")
+    for frame in (spoilt / "SMIC").rglob("*.bmp"): cut(frame)
+    commands = [("check", root), ("check", spoilt), ("verify", home / "quick-smoke"),
+                ("verify", home),
+                ("certificate", "--check", home / "certificate.json"),
+                ("loso", "--profile", "smoke", "--workers", "1", "--prepared",
+                 home / "cache/prepared/0123456789ab")]
+    asked = "\n".join("|".join(map(str, command)) for command in commands)
+    made = subprocess.run([sys.executable, "-W", "error::ResourceWarning", "-c", OPEN, asked],
+                          capture_output=True, text=True)
+    said = made.stdout + made.stderr
+    assert made.returncode == 0 and "ResourceWarning" not in said and "Traceback" not in said, said
+    assert {line.strip() for line in made.stdout.splitlines() if "OPEN" in line} == {"OPEN"}, said

@@ -1,4 +1,5 @@
 """Killed at any moment and started again: the same result, and nothing finished is repeated."""
+import json
 import os
 import signal
 import socket
@@ -13,28 +14,28 @@ import psutil
 import pytest
 from test_loso import start
 
-from mfdan.core.config import PROFILES, RunConfig
+from mfdan.core.config import PROFILES, RunConfig, TrainConfig
 from mfdan.core.files import MARKER
 from mfdan.corpus.write import list_clips, write_annotations, write_clip
 from mfdan.data.planted import planted
 from mfdan.data.prepared import load_prepared, save_prepared
 from mfdan.data.root import read_root
+from mfdan.network.settings import MFDANConfig
 from mfdan.pixels.prepare import prepare
 from mfdan.results.reproduce import reproduce
 from mfdan.training.loso import run_loso
 from mfdan.training.plan import Run
 from mfdan.training.predictions import load_predictions
-from mfdan.zoo.contract import settings_of
 
 KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
 SETTINGS = replace(PROFILES["quick"], factors=(1, 4))
+TINY = MFDANConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
 
 
 def train(folder: Path, store: Path):
     "All folds of a small run on planted data."
     prepared = load_prepared(folder)
-    model, training = settings_of("mfdan", "smoke")
-    run = Run("kill", "composite", model, replace(training, epochs=2))
+    run = Run("kill", "composite", TINY, TrainConfig(epochs=2, batch=16, lr=1e-3))
     made = run_loso(prepared, [run], store, workers=2, progress=False)
     return made, load_predictions(store, prepared, run)
 
@@ -44,14 +45,19 @@ def make(root: Path, cache: Path):
     return prepare(read_root(root).clips, SETTINGS, cache, workers=2, progress=False)
 
 
+def start_of(call: str) -> subprocess.Popen:
+    "A call of this module in a process of its own, which leads a group."
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" \
+           f"from pathlib import Path\nimport test_kill\ntest_kill.{call}"
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def killed(call: str, times: int, longest: float) -> None:
     "Run a call of this module in a process of its own, and kill it and its workers, repeatedly."
     rng = np.random.default_rng(0)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" \
-           f"from pathlib import Path\nimport test_kill\ntest_kill.{call}"
     for _ in range(times):
-        process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start_of(call)
         time.sleep(float(rng.uniform(3, longest)))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -75,17 +81,46 @@ def test_the_whole_road(tmp_path, monkeypatch):
     assert products(home, out) == calm and {"table_3.csv", "figure_5.png"} <= set(calm)
 
 
-@pytest.mark.parametrize("times", KILLS)
-def test_training(tmp_path, times):
+def records(store: Path) -> dict[str, dict]:
+    "All that a store's folds say, but how long they took."
+    made = {path.name: json.loads(path.read_text()) for path in store.glob("*.json")}
+    for record in made.values():
+        for name in ("seconds", "commit", "digest"): del record[name]
+    return made
+
+
+def killed_in_its_course(data: Path, store: Path, times: int) -> list[int]:
+    "Kill a training `times` times, each time after it has added folds; how many there were then."
+    rng, there = np.random.default_rng(0), [0]
+    for _ in range(times):
+        enough = there[-1] + 1
+        process = start_of(f"train(Path({str(data)!r}), Path({str(store)!r}))")
+        while len([*store.glob("*.json")]) < enough:
+            assert process.poll() is None, f"it ended before kill {len(there)}"
+            time.sleep(0.01)
+        time.sleep(float(rng.uniform(0, 0.5)))  # anywhere in the next folds
+        assert process.poll() is None, f"it ended before kill {len(there)}"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        there.append(len([*store.glob("*.json")]))
+    return there
+
+
+@pytest.mark.parametrize("times, subjects", [
+    pytest.param(3, 12, id="3"),
+    pytest.param(20, 90, id="20", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_training(tmp_path, times, subjects):
     data = tmp_path / "prepared"
-    save_prepared(planted(n_subjects=9, per_subject=3), data)
+    save_prepared(planted(n_subjects=subjects, per_subject=3, size=28), data)
     _, calm = train(data, tmp_path / "calm")
     store = tmp_path / "killed"
-    killed(f"train(Path({str(data)!r}), Path({str(store)!r}))", times, 9)
+    there = killed_in_its_course(data, store, times)
+    print("folds at each kill:", *there)
+    assert all(np.diff(there) > 0) and there[-1] < subjects  # each added some, all came too early
     before = {p: p.stat().st_mtime_ns for p in store.glob("*.json")}
     made, again = train(data, store)
-    assert again.to_csv() == calm.to_csv()
-    assert made.reused == len(before) and made.trained == 9 - len(before), made
+    assert again.to_csv() == calm.to_csv() and records(store) == records(tmp_path / "calm")
+    assert made.reused == len(before) and made.trained == subjects - len(before), made
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())
 
 
@@ -112,7 +147,7 @@ def test_preparing(corpus, tmp_path, times):
 
 def test_a_torn_fold_is_noticed_and_trained_again(tmp_path):
     data = tmp_path / "prepared"
-    save_prepared(planted(n_subjects=3, per_subject=3), data)
+    save_prepared(planted(n_subjects=3, per_subject=3, size=28), data)
     _, calm = train(data, tmp_path / "store")
     torn = sorted((tmp_path / "store").glob("*.json"))[0]
     torn.write_bytes(torn.read_bytes()[:-40])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['resident', 'worker_device', 'train_job', 'check_device', 'chosen_device', 'check_place', 'greet', 'connect',
-           'on_processes', 'on_cluster', 'launch']
+           'on_processes', 'share', 'on_cluster', 'launch']
 
 # %% ../../nbs/training/12_cluster.ipynb #8216985f
 import asyncio
@@ -158,6 +158,22 @@ def on_processes(prepared: Prepared, jobs: list[Job], workers: int, *how) -> Ite
         pool = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered")
         yield from pool(delayed(train_job)(prepared, job, *how) for job in jobs)
 
+# %% ../../nbs/training/12_cluster.ipynb #827a14cc
+def share(
+    client,  # of Dask
+    prepared: Prepared, jobs: list[Job],
+    patience: float = 60.0,  # seconds for the first worker
+):  # a future of the prepared folder
+    "Send the arrays to every worker once; a worker that dies takes no last copy with it."
+    wanted = {array for job in jobs for array in method_of(job.run.model).arrays(job.run.model)}
+    arrays = {name: np.array(prepared[name]) for name in sorted(wanted)}
+    try:
+        client.wait_for_workers(1, timeout=patience)
+        return client.scatter(replace(prepared, arrays=arrays), broadcast=True, hash=False)
+    except TimeoutError as error:
+        raise ConnectionError(f"no worker has joined the Dask scheduler in {patience:.0f} s; "
+                              "finished folds are kept") from error
+
 # %% ../../nbs/training/12_cluster.ipynb #4399f04d
 def on_cluster(
     prepared: Prepared, jobs: list[Job], scheduler: str | None, *how
@@ -165,12 +181,8 @@ def on_cluster(
     "The same from a cluster; one that lost its workers or its scheduler counts as a broken pool."
     client = connect(scheduler)
     from distributed import KilledWorker, as_completed
-    # the arrays go to every worker once; a worker that dies takes no last copy with it
-    wanted = {array for job in jobs for array in method_of(job.run.model).arrays(job.run.model)}
-    arrays = {name: np.array(prepared[name]) for name in sorted(wanted)}
-    prepared = replace(prepared, arrays=arrays)
     try:
-        there = client.scatter(prepared, broadcast=True, hash=False)
+        there = share(client, prepared, jobs)
         asked = [client.submit(train_job, there, job, *how, pure=False) for job in jobs]
         for done in as_completed(asked, loop=client.loop): yield done.result()
     except (CancelledError, KilledWorker) as error:
