@@ -220,7 +220,8 @@ def test_folds(place, sound, capsys, name, value):
 @pytest.mark.parametrize("case", [*OTHER, *NINE])
 def test_certificates(place, sound, capsys, case):
     file = Path(shutil.copy(sound / "certificate.json", place))
-    if case in NINE: file.write_bytes(NINE[case])
+    if case in NINE:
+        file.write_bytes(NINE[case])
     else:
         spoil(file, **OTHER[case])
         content = json.loads(file.read_text())
