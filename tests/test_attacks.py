@@ -63,10 +63,12 @@ TRIED: dict[str, list[bool]] = {}
 def table(request):
     "Printed when all is over."
     yield
-    write = request.config.pluginmanager.getplugin("terminalreporter").write_line
-    write(f"\n{'attack':24}{'tried':>8}{'held':>8}")
-    for kind, held in {**TRIED, "all": sum(TRIED.values(), [])}.items():
-        write(f"{kind:24}{len(held):8}{sum(held):8}")
+    plugins = request.config.pluginmanager
+    write = plugins.getplugin("terminalreporter").write_line
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        write(f"\n{'attack':24}{'tried':>8}{'held':>8}")
+        for kind, held in {**TRIED, "all": sum(TRIED.values(), [])}.items():
+            write(f"{kind:24}{len(held):8}{sum(held):8}")
 
 
 @pytest.fixture(scope="module")
