@@ -1,6 +1,8 @@
 """Killed at any moment and started again: the same result, and nothing finished is repeated."""
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -8,32 +10,34 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from test_loso import start
 
-from mfdan.core.config import PROFILES, RunConfig
+from mfdan.core.config import PROFILES, RunConfig, TrainConfig
 from mfdan.core.files import MARKER
 from mfdan.core.written import keep_written
 from mfdan.corpus.write import list_clips, write_annotations, write_clip
 from mfdan.data.planted import planted
 from mfdan.data.prepared import load_prepared, save_prepared
 from mfdan.data.root import read_root
+from mfdan.network.settings import MFDANConfig
 from mfdan.pixels.prepare import prepare
 from mfdan.results.reproduce import reproduce
 from mfdan.training.loso import run_loso
 from mfdan.training.plan import Run
 from mfdan.training.predictions import load_predictions
-from mfdan.zoo.contract import settings_of
 
 KILLS = [3, pytest.param(20, marks=pytest.mark.slow)]
 SETTINGS = replace(PROFILES["quick"], factors=(1, 4))
+TINY = MFDANConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
 
 
-def train(folder: Path, store: Path):
+def train(folder: Path, store: Path, workers: int = 2):
     "All folds of a small run on planted data."
     prepared = load_prepared(folder)
-    model, training = settings_of("mfdan", "smoke")
-    run = Run("kill", "composite", model, replace(training, epochs=2))
-    made = run_loso(prepared, [run], store, workers=2, progress=False)
+    run = Run("kill", "composite", TINY, TrainConfig(epochs=2, batch=16, lr=1e-3))
+    made = run_loso(prepared, [run], store, workers=workers, progress=False)
     return made, load_predictions(store, prepared, run)
 
 
@@ -42,14 +46,19 @@ def make(root: Path, cache: Path):
     return prepare(read_root(root).clips, SETTINGS, cache, workers=2, progress=False)
 
 
+def start_of(call: str) -> subprocess.Popen:
+    "A call of this module in a process of its own, which leads a group."
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" \
+           f"from pathlib import Path\nimport test_kill\ntest_kill.{call}"
+    return subprocess.Popen([sys.executable, "-c", code], start_new_session=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def killed(call: str, times: int, longest: float) -> None:
     "Run a call of this module in a process of its own, and kill it and its workers, repeatedly."
     rng = np.random.default_rng(0)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" \
-           f"from pathlib import Path\nimport test_kill\ntest_kill.{call}"
     for _ in range(times):
-        process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start_of(call)
         time.sleep(float(rng.uniform(3, longest)))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -73,17 +82,47 @@ def test_the_whole_road(tmp_path, monkeypatch):
     assert products(home, out) == calm and {"table_3.csv", "figure_5.png"} <= set(calm)
 
 
-@pytest.mark.parametrize("times", KILLS)
-def test_training(tmp_path, times):
+def records(store: Path) -> dict[str, dict]:
+    "All that a store's folds say, but how long they took."
+    made = {path.name: json.loads(path.read_text()) for path in store.glob("*.json")}
+    for record in made.values():
+        for name in ("seconds", "commit", "digest"): del record[name]
+    return made
+
+
+def killed_in_its_course(data: Path, store: Path, times: int, folds: int) -> list[int]:
+    "Kill a training `times` times, evenly over its folds; how many there were at each."
+    rng, there = np.random.default_rng(0), [0]
+    for number in range(times):
+        enough, workers = folds * (number + 1) // (times + 1), 1 if number % 4 else 2
+        enough = max(enough, there[-1] + 1)
+        process = start_of(f"train(Path({str(data)!r}), Path({str(store)!r}), {workers})")
+        while len([*store.glob("*.json")]) < enough:
+            assert process.poll() is None, f"it ended before kill {len(there)}"
+            time.sleep(0.01)
+        time.sleep(float(rng.uniform(0, 0.5)))  # anywhere in the next folds
+        assert process.poll() is None, f"it ended before kill {len(there)}"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        there.append(len([*store.glob("*.json")]))
+    return there
+
+
+@pytest.mark.parametrize("times, subjects", [
+    pytest.param(3, 12, id="3"),
+    pytest.param(20, 84, id="20", marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_training(tmp_path, times, subjects):
     data = tmp_path / "prepared"
-    save_prepared(planted(n_subjects=9, per_subject=3), data)
-    _, calm = train(data, tmp_path / "calm")
+    save_prepared(planted(n_subjects=subjects, per_subject=3, size=28), data)
+    _, calm = train(data, tmp_path / "calm", workers=1)
     store = tmp_path / "killed"
-    killed(f"train(Path({str(data)!r}), Path({str(store)!r}))", times, 9)
+    there = killed_in_its_course(data, store, times, subjects)
+    print("folds at each kill:", *there)
+    assert all(np.diff(there) > 0) and there[-1] < subjects  # each added some, all came too early
     before = {p: p.stat().st_mtime_ns for p in store.glob("*.json")}
     made, again = train(data, store)
-    assert again.to_csv() == calm.to_csv()
-    assert made.reused == len(before) and made.trained == 9 - len(before), made
+    assert again.to_csv() == calm.to_csv() and records(store) == records(tmp_path / "calm")
+    assert made.reused == len(before) and made.trained == subjects - len(before), made
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())
 
 
@@ -113,10 +152,112 @@ def test_preparing(corpus, tmp_path, times):
 
 def test_a_torn_fold_is_noticed_and_trained_again(tmp_path):
     data = tmp_path / "prepared"
-    save_prepared(planted(n_subjects=3, per_subject=3), data)
+    save_prepared(planted(n_subjects=3, per_subject=3, size=28), data)
     _, calm = train(data, tmp_path / "store")
     torn = sorted((tmp_path / "store").glob("*.json"))[0]
     torn.write_bytes(torn.read_bytes()[:-40])
     made, again = train(data, tmp_path / "store")
     assert (made.trained, made.reused) == (1, 2) and any(torn.name in n for n in made.notes), made
     assert again.to_csv() == calm.to_csv()
+
+
+# -- the driver alone, and Ctrl-C ---------------------------------------------------------------
+
+LOSO = """
+import sys
+from mfdan.cli import main
+from mfdan.training import cluster
+cluster.connect.__defaults__ = (5.0,)
+sys.exit(main(["loso", "--profile", "smoke", "--workers", "2", "--prepared", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("MFDAN_CACHE", str(tmp_path / "cache"))
+    save_prepared(planted(n_subjects=30, per_subject=3), tmp_path / "data")
+    return tmp_path / "cache"
+
+
+class Driver:
+    "A command with two workers, in a group of its own, seen when it has finished some folds."
+
+    def __init__(self, cache: Path, *arguments: str, more: int = 1):
+        self.folds = cache / "folds"
+        start = len(self.kept())
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LOSO, str(cache.parent / "data"), *arguments], text=True,
+            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while len(self.kept()) < start + more:
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+        self.children = psutil.Process(self.process.pid).children(recursive=True)
+
+    def kept(self) -> list[Path]: return [*self.folds.glob("*.json")]
+
+    def left(self, seconds: float = 10) -> list[psutil.Process]:
+        "Which of its children go on after some seconds."
+        end, there = time.monotonic() + seconds, self.children
+        while there and time.monotonic() < end:
+            time.sleep(0.1)
+            there = [child for child in there if child.is_running()
+                     and child.status() != psutil.STATUS_ZOMBIE]
+        return there
+
+
+@pytest.mark.slow
+def test_a_driver_killed_alone_leaves_no_worker(cache):
+    driver = Driver(cache)
+    assert len(driver.children) >= 2
+    os.kill(driver.process.pid, signal.SIGKILL)
+    driver.process.wait()
+    assert not driver.left()
+    kept = len(driver.kept())
+    time.sleep(2)
+    assert len(driver.kept()) == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["the driver", "all of them, as a terminal does"])
+def test_ctrl_c(cache, whom):
+    driver = Driver(cache)
+    how = os.kill if whom == "the driver" else os.killpg
+    how(driver.process.pid, signal.SIGINT)
+    out, err = driver.process.communicate(timeout=60)
+    *bar, last = err.strip().splitlines()
+    assert driver.process.returncode == 130 and not out, (out, err)
+    assert last.startswith("mfdan: stopped; what is finished is kept"), err
+    assert "Traceback" not in err and all("folds" in line for line in bar), err
+    assert not driver.left()
+    before = {path: path.read_bytes() for path in driver.kept()}
+    again = Driver(cache)
+    os.killpg(again.process.pid, signal.SIGKILL)
+    again.process.communicate()
+    assert all(path.read_bytes() == body for path, body in before.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["killed", "terminated", "closed by its owner"])
+def test_a_scheduler_that_goes_is_said_in_a_line(cache, end):
+    distributed = pytest.importorskip("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    parts = [start("dask_scheduler", "--host", address, "--no-dashboard"),
+             start("dask_worker", address, "--nthreads", "1", "--no-dashboard")]  # one is enough
+    with distributed.Client(address, timeout=60) as client: client.wait_for_workers(1, timeout=60)
+    try:
+        driver = Driver(cache, "--backend", "dask", "--scheduler", address)
+        if end == "closed by its owner":
+            distributed.Client(address).shutdown()
+        else: os.kill(parts[0].pid, signal.SIGKILL if end == "killed" else signal.SIGTERM)
+        out, err = driver.process.communicate(timeout=120)
+    finally:
+        for part in parts:
+            if part.poll() is None: os.killpg(part.pid, signal.SIGKILL)
+            part.wait()
+    *bar, last = err.strip().splitlines()
+    assert driver.process.returncode == 1 and not out, (out, err)
+    assert "no Dask scheduler answers" in last and "Finished folds are kept" in last, err
+    assert "Traceback" not in err and all("folds" in line for line in bar), err
+    assert driver.kept()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'FILMS', 'VERSIONS', 'clip_counts', 'list_clips', 'write_frames', 'packed', 'unpacked', 'kept_flow',
-           'flow_kept', 'write_clip', 'write_annotations', 'per_subject', 'write_clips', 'fill', 'check_asked',
+           'flow_kept', 'write_clip', 'write_annotations', 'per_subject', 'write_clips', 'fill', 'check_size',
            'write_corpus', 'compare_written', 'embedded_corpus', 'Truth', 'read_truth']
 
 # %% ../../nbs/corpus/20_write.ipynb #ce8b2623
@@ -24,6 +24,8 @@ from numpy import ndarray
 from ..core.config import one_of
 from ..core.files import (
     MARKER, atomic_folder, beside, cache_root, disk_in_words, sweep, write_atomic)
+from ..core.refuse import whole
+from ..core.workers import processes
 from ..core.written import check_written, keep_written, was_written
 from . import face, film, takes
 from .clip import LOOKS, SIZES, Clip, Filmed
@@ -153,7 +155,8 @@ def fill(root: Path, size: str, seed: int, workers: int) -> None:
     "Film a corpus into a folder."
     clips = list_clips(size, seed)
     jobs = [delayed(write_clips)(root, group) for group in per_subject(clips)]
-    made = {done[0]: done for group in Parallel(n_jobs=workers)(jobs) for done in group}
+    with processes(workers):
+        made = {done[0]: done for group in Parallel()(jobs) for done in group}
     if workers > 1: get_reusable_executor().shutdown()  # idle workers would hold up the exit
     write_annotations(root, [made[clip] for clip in clips])
     about = {"corpus": size, "seed": seed, "version": VERSIONS[SIZES[size].faces]}
@@ -161,11 +164,10 @@ def fill(root: Path, size: str, seed: int, workers: int) -> None:
     keep_written(root)
 
 # %% ../../nbs/corpus/20_write.ipynb #5b1c09a6
-def check_asked(size: str, seed: int) -> None:
+def check_size(size: str, seed: int) -> None:
     "Refuse what there is not."
     one_of("size", size, tuple(SIZES))
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed must be a whole number from 0 on; got {seed!r}")
+    whole("seed", seed, 0, 2**32 - 1)
 
 
 def write_corpus(
@@ -176,7 +178,8 @@ def write_corpus(
 ) -> Path:
     "Write a corpus in the databases' own layouts, with its truth beside it: whole or not at all."
     root = Path(root)
-    check_asked(size, seed)
+    check_size(size, seed)
+    whole("workers", workers)
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root} is not empty: choose a new folder for the corpus")
     with disk_in_words(root.parent, "no clip was kept"), atomic_folder(root) as inside:
@@ -203,7 +206,7 @@ def embedded_corpus(
     workers: int = 2,
 ) -> Path:  # its root
     "The corpus in the cache; written when it is first asked for."
-    check_asked(size, seed)
+    check_size(size, seed)
     version = VERSIONS[SIZES[size].faces]
     root = (cache or cache_root()) / "corpora" / f"{size}-{seed}-v{version}"
     if was_written(root): return root

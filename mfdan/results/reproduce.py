@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from ..core.config import RunConfig
 from ..core.files import atomic_folder, stable_hash, sweep, write_atomic
-from ..core.refusals import place_in_words
+from ..core.places import place_in_words
 from ..core.sources import notebook_sources, source_hash
+from ..core.workers import processes
 from .catalogue import all_products, find_products, notebooks, rows_read
 from .products import Product, notebook_folder
 from .report import write_report
@@ -144,10 +145,11 @@ def execute_pages(
     together, start = [page for page in pages if not page.alone], time.monotonic()
     stale = [page for page in together if force or not page.up_to_date]
     told = {name: value for name, value in os.environ.items() if name.startswith("MFDAN_")}
-    made = Parallel(n_jobs=run.workers, return_as="generator_unordered")(
-        delayed(execute)(page, run, told) for page in stale)
-    bar = tqdm(made, total=len(stale), desc="notebooks", disable=not stale)
-    stopped = list(bar)
+    with processes(run.workers):
+        made = Parallel(return_as="generator_unordered")(
+            delayed(execute)(page, run, told) for page in stale)
+        with tqdm(made, total=len(stale), desc="notebooks", disable=not stale) as bar:
+            stopped = list(bar)
     note(Stage("notebooks", "notebooks", len(stale), len(together) - len(stale),
                time.monotonic() - start))
     for page in pages:
@@ -209,9 +211,8 @@ def reproduce(
     force: bool = False,  # execute notebooks that are up to date, too
 ) -> Path:  # the report
     "From a corpus to the report."
-    wanted = chosen(only, everything)
+    wanted, study = chosen(only, everything), Study(run)
     sweep(writable(product_folder(run)))
-    study = Study(run)
     stages = [prepared_stage(study), trained_stage(study, wanted)]
     pages = pages_of(wanted, run, study.prepared.key)
 

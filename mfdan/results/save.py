@@ -24,7 +24,7 @@ from ..data.protocols import MEGC2019
 from ..core.files import cache_root, write_atomic
 from ..core.private import keep_private
 from ..core.provenance import provenance
-from ..core.refusals import place_in_words
+from ..core.places import place_in_words
 from ..core.written import check_written
 from .table import Table, as_latex, as_markdown
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.config import one_of
 from ..core.files import disk_in_words, sweep
+from ..core.refuse import real, whole
 from ..data.prepared import Prepared
-from .audit import audit_fold
+from .audit import audit_fold, headed
 from .bank import powers
-from .cluster import launch
+from .cluster import check_engine, launch
 from .plan import Run
 from .progress import Progress, Summary
 from .store import Job, finished, keep_fold, plan_jobs
@@ -48,7 +48,7 @@ class Driver:
                     "prepare again")
         power = self.power[run_inputs(job.run)]
         found = audit_fold(self.prepared, job.fold, job.run, record, power)
-        return "leak: " + "; ".join(found) if found else ""
+        return headed(found)
 
     def take(self, key: str, record: dict | None, weights: bytes | None, problem: str) -> None:
         "One job is over."
@@ -97,7 +97,9 @@ def run_loso(
     engine: str | None = None,  # of `train_fold`: "compile" on a GPU pays in long runs
 ) -> Summary:
     "Train what is missing of several runs."
-    one_of("backend", backend, ("local", "dask"))
+    check_engine(backend, scheduler, device, engine)
+    whole("workers", workers)
+    real("every", every)
     store, start = Path(store), time.monotonic()
     jobs = plan_jobs(prepared, runs, keep_weights)
     states = {job.key: finished(store, job) for job in jobs}
