@@ -28,6 +28,9 @@ class MFDANConfig:
     drop: str = "score"  # open: DropKey masks each "score" alone, or a "key" for all queries
     dropkey: float = 0.3  # d of Eq. 12; Table VII
     flow_attention: bool = True  # False is M1 of Table V
+    vector_norm: bool = False  # ours: a layer norm on each vector before the classifier
+    image_branch: bool = True  # ours: False leaves the SSSN alone
+    flow_branch: bool = True  # ours: False leaves out the SSSN
 
     def __post_init__(self):
         one_of("merging", self.merging, ("keep", "swin", "one"))
@@ -35,6 +38,8 @@ class MFDANConfig:
         one_of("mask", self.mask, ("shared", "independent"))
         one_of("drop", self.drop, ("score", "key"))
         within("dropkey", self.dropkey, 0, 1)
+        if not (self.image_branch or self.flow_branch):
+            raise ValueError("without image_branch and flow_branch nothing is left of the network")
 
 # %% ../../nbs/network/00_settings.ipynb #cae0e762
 READINGS = {  # preset -> the fields in which it differs from the default
