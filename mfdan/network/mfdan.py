@@ -34,9 +34,10 @@ class PatchEmbed(nn.Module):
 class PatchMerging(nn.Module):
     "Half the side: 2×2 neighbours become one token (Swin)."
 
-    def __init__(self, width: int, out: int):
+    def __init__(self, width: int, out: int, norm: bool = True):
         super().__init__()
-        self.norm, self.linear = nn.LayerNorm(4 * width), nn.Linear(4 * width, out, bias=False)
+        self.norm = nn.LayerNorm(4 * width) if norm else nn.Identity()
+        self.linear = nn.Linear(4 * width, out, bias=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h/2 w/2 out"]:
         x = rearrange(x, "b (i p) (j q) c -> b i j (p q c)", p=2, q=2)
@@ -103,10 +104,13 @@ def geometry(config: MFDANConfig) -> list[tuple[int, int]]:
     return steps
 
 # %% ../../nbs/network/06_mfdan.ipynb #5c3d3b08
-def make_merging(steps: list[tuple[int, int]]) -> nn.Sequential:  # of `geometry`
+def make_merging(
+    steps: list[tuple[int, int]],  # of `geometry`
+    norm: bool = True,
+) -> nn.Sequential:
     "From the map of block 1 to the map of block 2."
     widths = [width for _, width in steps]
-    return nn.Sequential(*(PatchMerging(a, b) for a, b in zip(widths, widths[1:])))
+    return nn.Sequential(*(PatchMerging(a, b, norm) for a, b in zip(widths, widths[1:])))
 
 # %% ../../nbs/network/06_mfdan.ipynb #2ba0237c
 class ImageStream(nn.Module):
@@ -121,7 +125,7 @@ class ImageStream(nn.Module):
         self.flow_embed = PatchEmbed(config.patch, width1) if own_embed else None
         self.block1 = make_block(config, width1, config.heads[0], size1)
         self.merge = make_merging(steps)
-        self.flow_merge = make_merging(steps) if flow else None
+        self.flow_merge = make_merging(steps, config.flow_norm) if flow else None
         self.block2 = make_block(config, width2, config.heads[1], size2)
         self.flow_attention, self.width = flow, width2
 
@@ -155,6 +159,10 @@ class MFDAN(nn.Module):
     @property
     def explained_layer(self) -> nn.Module | None:
         return self.stream.block2[-1].norm2 if self.stream else None
+
+    @property
+    def whole_stream(self) -> nn.Module | None:
+        return self.stream.block2[-1] if self.stream else None
 
     def vectors(self, image, flow) -> list[Float[Tensor, "b c"]]:
         "What the classifier sees: the image's vector, the SSSN's, or the one that there is."

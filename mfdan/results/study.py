@@ -20,7 +20,7 @@ from ..data.protocols import MEGC2019
 from ..core.files import cache_root
 from ..data.planted import planted
 from ..data.prepared import Prepared, load_prepared, save_prepared
-from .runs import TableRow, distinct_runs
+from .runs import KEPT, TableRow, distinct_runs
 from ..training.loso import run_loso
 from ..training.predictions import load_predictions
 from ..training.progress import Summary
@@ -140,7 +140,7 @@ def train_rows(
 ) -> Summary:
     "Train what is missing of some rows."
     if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
-    explained = tuple(row.run.name for row in rows if networks and row.label in ("M1", "M5"))
+    explained = tuple(row.run.name for row in rows if networks and row.label in KEPT)
     made = run_loso(study.prepared_for(rows), distinct_runs(rows), study.store,
                     workers=study.run.workers, backend=backend, scheduler=scheduler,
                     device=device, keep_weights=explained, engine=engine)
