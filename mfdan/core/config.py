@@ -72,10 +72,15 @@ class TrainConfig:
     resample: bool = False  # Table VI: class-balanced over-sampling of the training fold
     factor: float = 4  # amplification in evaluation; in training it is drawn from the bank
     precision: str = "fp32"  # "fp32" or "bf16" (autocast)
+    warmup: float = 0.0  # not printed; share of all steps in which the rate rises from 0
+    decay: str = "constant"  # not printed; "constant", or "cosine" down to 0 after the warm-up
+    mirror: bool = False  # not printed; face and flow mirrored together, half of the time
     seed: int = 0
 
     def __post_init__(self):
         one_of("precision", self.precision, ("fp32", "bf16"))
+        one_of("decay", self.decay, ("constant", "cosine"))
+        within("warmup", self.warmup, 0, 1)
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1: raise ValueError(f"{name} must be at least 1")
 

@@ -48,8 +48,10 @@ class RelativeBias(nn.Module):
     def __init__(self, window: int, heads: int):
         super().__init__()
         self.table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        nn.init.trunc_normal_(self.table, std=0.02)
         self.register_buffer("index", relative_index(window), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self): nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self) -> Float[Tensor, "g n n"]:
         return self.table[self.index].permute(2, 0, 1)

@@ -28,6 +28,10 @@ class MFDANConfig:
     drop: str = "score"  # open: DropKey masks each "score" alone, or a "key" for all queries
     dropkey: float = 0.3  # d of Eq. 12; Table VII
     flow_attention: bool = True  # False is M1 of Table V
+    flow_norm: bool = True  # open: the layer norm in the merging of the flow, as in the image's
+    vector_norm: bool = False  # ours: a layer norm on each vector before the classifier
+    image_branch: bool = True  # ours: False leaves the SSSN alone
+    flow_branch: bool = True  # ours: False leaves out the SSSN
 
     def __post_init__(self):
         one_of("merging", self.merging, ("keep", "swin", "one"))
@@ -35,6 +39,8 @@ class MFDANConfig:
         one_of("mask", self.mask, ("shared", "independent"))
         one_of("drop", self.drop, ("score", "key"))
         within("dropkey", self.dropkey, 0, 1)
+        if not (self.image_branch or self.flow_branch):
+            raise ValueError("without image_branch and flow_branch nothing is left of the network")
 
 # %% ../../nbs/network/00_settings.ipynb #cae0e762
 READINGS = {  # preset -> the fields in which it differs from the default
@@ -42,6 +48,7 @@ READINGS = {  # preset -> the fields in which it differs from the default
     "swin": {"merging": "swin"},  # Swin's doubling each time: 96, 192, 384, 768
     "one_merge": {"merging": "one"},  # a single merging before block 2
     "shared_embed": {"shared_embed": True},  # one patch embedding for image and flow
+    "flow_amplitude": {"flow_norm": False},  # how strongly something moves reaches block 2
 }
 PAPER, QUICK = MFDANConfig(), MFDANConfig(image_size=56, width=48, mergings=1)
 

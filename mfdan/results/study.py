@@ -22,7 +22,7 @@ from ..core.private import keep_private
 from ..core.refuse import Refused, whole
 from ..data.planted import planted
 from ..data.prepared import Prepared, load_prepared, save_prepared
-from .runs import TableRow, distinct_runs
+from .runs import KEPT, TableRow, distinct_runs
 from ..training.cluster import chosen_device
 from ..training.loso import run_loso
 from ..training.predictions import load_predictions
@@ -167,7 +167,7 @@ def train_rows(
     "Train what is missing of some rows."
     if holds_licensed(study.prepared_for(rows)): keep_private(
         study.store, "folds of licensed data", "do not go there: set MFDAN_CACHE")
-    explained = tuple(row.run.name for row in rows if networks and row.label in ("M1", "M5"))
+    explained = tuple(row.run.name for row in rows if networks and row.label in KEPT)
     made = run_loso(study.prepared_for(rows), distinct_runs(rows), study.store,
                     workers=study.run.workers, backend=backend, scheduler=scheduler,
                     device=chosen_device(device), keep_weights=explained, engine=engine)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -102,10 +102,16 @@ class Bank:
         rows: Int[Tensor, "b"],
         factors: Int[Tensor, "b"],  # position in the bank of magnified faces
         divisors: list[Float[Tensor, "c 1 1"]],  # on the bank's device
+        flips: Bool[Tensor, "b"] | None = None,  # which of them are mirrored
     ) -> list[Float[Tensor, "b ..."]]:  # in the order of the inputs
-        "Gather and normalise."
-        return [wanted.batch(kept, rows, factors, divisor)
-                for wanted, kept, divisor in zip(self.inputs, self.kept, divisors)]
+        "Gather, normalise and mirror."
+        shown = []
+        for wanted, kept, divisor in zip(self.inputs, self.kept, divisors):
+            images = wanted.batch(kept, rows, factors, divisor)
+            if flips is not None:
+                images = torch.where(flips.view(-1, 1, 1, 1), wanted.mirrored(images), images)
+            shown.append(images)
+        return shown
 
 
 def factors_of(prepared: Prepared, inputs: tuple) -> tuple[float | None, ...]:

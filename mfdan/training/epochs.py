@@ -8,6 +8,8 @@ __all__ = ['diverged', 'one_epoch', 'run_epochs']
 # %% ../../nbs/training/07_epochs.ipynb #16933360
 import numpy as np
 import torch
+from jaxtyping import Float
+from numpy import ndarray
 
 from .bank import Fold, FoldError
 from .checkpoint import Checkpoint, Trace
@@ -20,13 +22,18 @@ def diverged(step: Step, fold: Fold, what: str) -> FoldError:
     return FoldError(f"{fold.name}: {what} at lr {step.train.lr}; lower the learning rate")
 
 
-def one_epoch(step: Step, tables: list[torch.Tensor]) -> float:  # the mean loss
-    "Every step of an epoch; `tables` are its rows, factors and weights."
+def one_epoch(
+    step: Step,
+    tables: list[torch.Tensor],  # the epoch's part of `Schedule.tables`
+    rate: Float[ndarray, "s"],
+) -> float:  # the mean loss
+    "Every step of an epoch."
     step.network.train()
     total = torch.zeros((), device=step.bank.device)
-    for rows, factors, weight in zip(*tables):
-        total += step(rows, factors, weight) * weight.sum()
-    return float(total / tables[2].sum())
+    for *shown, weight, part in zip(*tables, rate.tolist()):
+        step.set_rate(part)
+        total += step(*shown, weight) * weight.sum()
+    return float(total / tables[-1].sum())
 
 # %% ../../nbs/training/07_epochs.ipynb #6234f456
 def run_epochs(
@@ -36,11 +43,11 @@ def run_epochs(
     checkpoint: Checkpoint | None = None,
 ) -> Trace:
     "Train for as many epochs as the schedule has."
-    tables = [torch.from_numpy(table).to(step.bank.device)
-              for table in (schedule.rows, schedule.factors, schedule.weight)]
+    tables = schedule.tables(step.bank.device)
     trace = checkpoint.restore(step) if checkpoint else Trace()
     for epoch in range(len(trace.loss), len(schedule.rows)):
-        trace.loss.append(one_epoch(step, [table[epoch] for table in tables]))
+        now = [table[epoch] for table in tables]
+        trace.loss.append(one_epoch(step, now, schedule.rate[epoch]))
         if not np.isfinite(trace.loss[-1]):
             raise diverged(step, fold, f"the loss became {trace.loss[-1]} in epoch {epoch + 1}")
         trace.curve.append(predict(step, fold.test, step.train.factor).cpu())

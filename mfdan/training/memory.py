@@ -45,8 +45,7 @@ def memory_in_words(step: Step, schedule: Schedule, fold: Fold):
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error): raise
         clear_frames(error.__traceback__)
-        first = [torch.from_numpy(t[0, 0]).to(step.bank.device)
-                 for t in (schedule.rows, schedule.factors, schedule.weight)]
+        first = [table[0, 0] for table in schedule.tables(step.bank.device)]
         fits = largest_batch(lambda b: step.backward(*(t[:b] for t in first)), len(first[0]))
         advice = f"batch {fits} fits" if fits else "not even one clip fits"
         raise FoldError(f"{fold.name}: out of memory on {step.bank.device} with batch "

@@ -64,6 +64,11 @@ class GraphedStep(Step):
     def __init__(self, *what):
         super().__init__(*what)
         self.recorded = {}
+        self.rate = torch.tensor(self.train.lr, dtype=torch.float64, device=self.bank.device)
+
+    def set_rate(self, part: float) -> None:
+        self.rate.fill_(self.train.lr * part)
+        for group in self.optimizer.param_groups: group["lr"] = self.rate  # recorded by address
 
     def begin(self, network: nn.Module, fold: Fold) -> None:
         "Another fold, in the memory of the last."
@@ -83,9 +88,9 @@ class GraphedStep(Step):
             recall(self.optimizer, kept[1])
         return self.recorded[key](*inputs)
 
-    def logits(self, rows, factors, network=None) -> Float[Tensor, "b c"]:
+    def logits(self, rows, factors, flips=None, network=None) -> Float[Tensor, "b c"]:
         if network is None: return self.replay(super().logits, rows, factors)
-        return super().logits(rows, factors, network)
+        return super().logits(rows, factors, flips, network)
 
     def __call__(self, *inputs: Tensor) -> Float[Tensor, ""]:
         return self.replay(super().__call__, *inputs)

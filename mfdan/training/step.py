@@ -8,7 +8,7 @@ __all__ = ['Step', 'predict']
 # %% ../../nbs/training/04_step.ipynb #25411892
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..core.config import TrainConfig
@@ -39,24 +39,28 @@ class Step:
         for static, fresh in zip(self.divisors, self.bank.divisors(self.statistics)):
             static.copy_(fresh)
 
-    def logits(self, rows, factors, network=None) -> Float[Tensor, "b c"]:
+    def set_rate(self, part: float) -> None:
+        "The learning rate of the next step, as a part of the one that is set."
+        for group in self.optimizer.param_groups: group["lr"] = self.train.lr * part
+
+    def logits(self, rows, factors, flips=None, network=None) -> Float[Tensor, "b c"]:
         "Gather and forward; in bf16 where the settings ask for it."
         with torch.autocast(self.bank.device.type, torch.bfloat16, cache_enabled=False,
                             enabled=self.train.precision == "bf16"):
             shown = self.network if network is None else network
-            return shown(*self.bank.batch(rows, factors, self.divisors))
+            return shown(*self.bank.batch(rows, factors, self.divisors, flips))
 
-    def backward(self, rows, factors, weight) -> Float[Tensor, ""]:
+    def backward(self, rows, factors, flips, weight) -> Float[Tensor, ""]:
         "Loss of a batch, with gradients left in the parameters."
-        logits = self.logits(rows, factors, self.fused)
+        logits = self.logits(rows, factors, flips if self.train.mirror else None, self.fused)
         loss = self.loss(logits.float(), self.target[rows], weight)
         loss.backward()
         return loss.detach()
 
     def __call__(self, rows: Int[Tensor, "b"], factors: Int[Tensor, "b"],
-                 weight: Float[Tensor, "b"]) -> Float[Tensor, ""]:
+                 flips: Bool[Tensor, "b"], weight: Float[Tensor, "b"]) -> Float[Tensor, ""]:
         self.optimizer.zero_grad()
-        loss = self.backward(rows, factors, weight)
+        loss = self.backward(rows, factors, flips, weight)
         self.optimizer.step()
         return loss
 

@@ -100,6 +100,13 @@ class FlowImage:
         "Gather and normalise."
         return kept[rows].float() / divisor
 
+    def mirrored(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        "Left and right exchanged: what moved to the right moves to the left."
+        sign = torch.tensor([-1.0 if name == "u" else 1.0 for name in self.channels])
+        turned = images.flip(-1)
+        if self.scale == "clip": return torch.where(sign.view(-1, 1, 1) < 0, 255 - turned, turned)
+        return turned * sign.view(-1, 1, 1).to(images.device)
+
 # %% ../../nbs/zoo/00_inputs.ipynb #684a8920
 @dataclass(frozen=True)
 class Face:
@@ -122,6 +129,10 @@ class Face:
               divisor: Float[Tensor, "1 1 1"]) -> Float[Tensor, "b 3 h w"]:
         "Gather and normalise."
         return (kept[rows, factors].float() / 255 - 0.5) / divisor
+
+    def mirrored(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        "Left and right exchanged."
+        return images.flip(-1)
 
 # %% ../../nbs/zoo/00_inputs.ipynb #f3162327
 @dataclass(frozen=True)
