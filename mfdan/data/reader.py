@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Place', 'as_row', 'said_in', 'read_cells', 'the_one', 'understood', 'sheet_clips', 'name_closed', 'number_of',
-           'clip_folders', 'Recordings', 'folder_of', 'read_annotated', 'named_row', 'read_named', 'index_rows',
-           'read_apex_index', 'read_database']
+           'clip_folders', 'Recordings', 'folder_of', 'note_folder', 'read_annotated', 'named_row', 'read_named',
+           'index_rows', 'read_apex_index', 'read_database']
 
 # %% ../../nbs/data/09_reader.ipynb #5291da6f
 import re
@@ -180,6 +180,14 @@ def folder_of(
         place.frames / row.subject / (row.folder or row.name), "its folder of frames is missing",
         "unpack the archive again")
 
+# %% ../../nbs/data/09_reader.ipynb #ab04afe2
+def note_folder(row: AnnotatedClip, found: Found, log: Log) -> None:
+    "Name a class that the folder above says otherwise."
+    same, folder = row.record.synonyms, found.said.get("{emotion}", row.emotion).lower()
+    if same.get(folder, folder) != same.get(row.emotion, row.emotion):
+        log.noted(row.clip_id, found.folder, f"its folder says {folder!r}, the annotation "
+                  f"{shown(row.emotion, 'emotion', row.record.emotions)}", "the annotation is followed")
+
 
 def read_annotated(
     place: Place,
@@ -195,6 +203,7 @@ def read_annotated(
             found = folder_of(row, place, folders, closed)
             used.add(found.folder)
             if row.kind != "micro" and not macro: continue
+            note_folder(row, found, log)
             whole = recordings.of(found, place.record, log) if place.record.long else None
             clips.append(complete_clip(row, found.folder, place.corpus, log, whole))
         except LeftOut as why:

@@ -92,11 +92,15 @@ def write_sheet(
     file: Path,
     rows: list[list],  # the header among them
     title: str,
+    aside: Mapping[str, list[list]] | None = None,  # other worksheets: title -> rows
 ) -> None:
     "An Excel file whose bytes depend on its content alone."
     book, raw, made = Workbook(), io.BytesIO(), io.BytesIO()
     book.active.title = title
     for row in rows: book.active.append(row)
+    for name, lines in (aside or {}).items():
+        page = book.create_sheet(name)
+        for row in lines: page.append(row)
     book.save(raw)
     with zipfile.ZipFile(raw) as old, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
