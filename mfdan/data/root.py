@@ -156,21 +156,22 @@ def roots_of(
 def find_places(
     root: Path | list[Path] | Mapping[str, Path],  # one root, several, or database -> its root
     log: Log,
-    instead: Mapping[str, Database] | None = None,  # name -> record to be used in place of its own
+    records: Mapping[str, Database] | None = None,  # name -> record; without it, all that are known
 ) -> list[Place]:
     "Where the databases are."
-    alone, records = isinstance(root, Mapping), {**databases(), **(instead or {})}
+    alone, known = isinstance(root, Mapping), databases() if records is None else records
     walked, places = {}, []
     for database, folders in roots_of(root).items():
+        if database not in known: continue
         try:
             gone = [folder for folder in folders if not folder.is_dir()]
             if gone: raise LeftOut(gone[0], "no such folder", "check the path")
             if folders not in walked: walked[folders] = walk_all(folders)
-            place = look_for(records[database], folders[0], walked[folders], alone, log)
+            place = look_for(known[database], folders[0], walked[folders], alone, log)
             if place: places.append(place)
         except LeftOut as why:
             log.left_out(database, why)
-    missing = {*MEGC2019.databases} - {place.database for place in places}
+    missing = {*MEGC2019.databases} & {*known} - {place.database for place in places}
     for found in walked.values(): name_hidden(found, bool(missing), log)
     return places
 
