@@ -68,10 +68,21 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 # %% ../nbs/cli.ipynb #78a450fb
-@command("is this copy of the databases complete?", arg("root", type=Path))
+@command("are these copies of the databases complete?",
+         arg("root", type=Path, nargs="+", help="one root, or several"),
+         arg("--database", type=Path, action="append", default=[], metavar="FILE.py",
+             help="a Python file with the record of a database of your own"),
+         arg("--protocol", type=Path, metavar="FILE.toml",
+             help="a protocol of your own: count its clips, too"),
+         arg("--corrections", choices=("default", "none", "all"), default="default",
+             help="of cells that are known to be wrong (default: those that each record applies)"))
 def do_check(args) -> int:
     from mfdan.data.check import check_root
-    report = check_root(args.root)
+    from mfdan.data.protocols import load_protocol
+    from mfdan.data.registry import load_database
+    for file in args.database: load_database(file)
+    asked = load_protocol(args.protocol).name if args.protocol else None
+    report = check_root(args.root, corrections=args.corrections, protocol=asked)
     print(report)
     return 0 if report.ok else 1
 
