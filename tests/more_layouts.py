@@ -54,14 +54,14 @@ CASME_RIGHT = {40: (100, 120, 149), 42: (101, 110, 119), 43: (57, 65, 74)}  # ro
 CASME_OFFSET = {54: 40, 140: 142}
 
 
-def write_casme(root: Path, frames_each: int = 9) -> dict:  # clip_id -> emotion, onset, apex, offset
+def write_casme(root: Path) -> dict:  # clip_id -> emotion, onset, apex, offset
     sheet, home = record_of("CASME").sheet, root / "CASME"
     kinds = {"tense": 69, "disgust": 44, "repression": 38, "surprise": 18, "happiness": 9,
              "sadness": 6, "contempt": 3, "fear": 2}
     rows, expected = [header(sheet)], {}
     for i, (subject, emotion) in enumerate(spread(kinds, range(1, 20))):
         name = f"EP{i // 19:02d}_{i % 19 + 1:02d}"
-        onset, apex, offset = CASME_RIGHT.get(i, (20, 24, CASME_OFFSET.get(i, 20 + frames_each - 1)))
+        onset, apex, offset = CASME_RIGHT.get(i, (20, 24, CASME_OFFSET.get(i, 28)))
         said = dict(subject=subject, name=name, emotion=emotion, onset=onset, apex=apex,
                     offset=offset, units="4+7", apex2=26 if i == 5 else None)
         if i in CASME_RIGHT: said |= {"onset": 1, "apex": 2, "offset": 3}  # out of order
@@ -83,7 +83,7 @@ VIDEOS_SQ = {"0101": "disgust1", "0102": "disgust2", "0401": "anger1", "0402": "
 
 def write_casme_sq(root: Path, length: int = 60) -> tuple[dict, dict]:  # clips; events by clip_id
     sheet, home = record_of("CAS(ME)²").sheet, root / "CASME_sq"
-    people = [15, 16, 19, 20, 21, 22, 23, 24, 25, 26, 27, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 40]
+    people = [15, 16, *range(19, 28), *range(29, 39), 40]
     videos = list(product(VIDEOS_SQ.items(), enumerate(people, 1)))[:98]
     kinds = [(e, "micro-expression") for e, n in {"negative": 21, "others": 19, "surprise": 9,
                                                   "positive": 8}.items() for _ in range(n)]
@@ -168,7 +168,8 @@ def write_casme3_a(root: Path, every: bool = False) -> tuple[dict, dict]:
         if i in (600, 601): continue  # a duration below zero, in no list of corrections
         clip = f"CAS(ME)³ A/spNO.{person}/{letter}_{said['onset']}"
         end = offset if i in A_RIGHT else said["offset"]
-        used = apex if said["apex"] != onset and apex > onset else None  # the middle, of what is there
+        # None: the middle, of what is there
+        used = apex if said["apex"] != onset and apex > onset else None
         clips[clip] = (emotion.lower(), onset, used, end)
         events[clip] = ("micro", onset, onset if said["apex"] == onset else apex, end,
                         emotion.lower())
@@ -261,7 +262,8 @@ def write_smic_long(root: Path) -> dict:
         if i % 5 == 0:
             said |= dict(onset2=onset + 15, offset2=onset + 25)
             expected[f"{clip}_2"] = (emotion, onset + 15, onset + 20, onset + 25)
-        if name in BEFORE: said |= dict(onset3=33, offset3=44)
+        if name in BEFORE:
+            said |= dict(onset3=33, offset3=44)
         elif i % 15 == 0:
             said |= dict(onset3=onset + 30, offset3=onset + 40)
             expected[f"{clip}_3"] = (emotion, onset + 30, onset + 35, onset + 40)
@@ -287,11 +289,14 @@ def write_samm_long(root: Path, length: int = 60) -> dict:
         said = dict(subject=f"{person:03d}", name=name, onset=onset, apex=onset + 4,
                     offset=onset + 8, type=kind, units="4")
         apex = onset + 4
-        if i < 10: said["onset"], onset = 0, 1
-        elif i < 153: said["onset"] = onset + 0.25
+        if i < 10:
+            said["onset"], onset = 0, 1
+        elif i < 153:
+            said["onset"] = onset + 0.25
         if 400 <= i < 406: said["apex"], apex = -1, None
         rows.append(cells(sheet, said))
-        expected[f"SAMM-LV/{person:03d}/{name}"] = (kind[:5].lower(), onset, apex, said["offset"], "")
+        event = (kind[:5].lower(), onset, apex, said["offset"], "")
+        expected[f"SAMM-LV/{person:03d}/{name}"] = event
     for person, video in videos:
         frames(root, f"SAMMLV/SAMM_longvideos/{person:03d}_{video}",
                f"{person:03d}_{video}_{{:04d}}.jpg", range(1, length + 1))

@@ -1,5 +1,4 @@
-"""Each database as its owners distribute it, with all its traps: counts, labels and events exact."""
-import json
+"""Each database as its owners distribute it, with all its traps: counts, labels, events exact."""
 import re
 from collections import Counter
 
@@ -11,7 +10,14 @@ import pytest
 from mfdan.cli import main
 from mfdan.data.check import check_root
 from mfdan.data.protocols import (
-    MEGC2019, PROTOCOLS, check_counts, expected_counts, load_protocol, membership_hash, with_labels)
+    MEGC2019,
+    PROTOCOLS,
+    check_counts,
+    expected_counts,
+    load_protocol,
+    membership_hash,
+    with_labels,
+)
 from mfdan.data.root import read_root
 from mfdan.data.spotting import event_counts, spotting_set
 from mfdan.data.units import CD6ME, leave_one_database_out, unit_table
@@ -97,7 +103,8 @@ def test_casme3_part_a(tmp_path):
     assert len(said(reading.problems, "is an error")) == 5
     contradicted, = said(reading.problems, "public lists contradict each other on its apex")
     line = reading.problems[reading.problems.clip_id == contradicted].iloc[0]
-    assert "123" in line.problem and "160" in line.problem and "sheet is followed" in line.what_to_do
+    assert "123" in line.problem and "160" in line.problem
+    assert "sheet is followed" in line.what_to_do
     counts = native_counts(reading)
     assert sum(want for (_, label), (_, want) in counts.items() if label != "subjects") == 860
     assert sum(n for (_, label), (n, _) in counts.items() if label != "subjects") == 858
@@ -325,9 +332,9 @@ def test_a_database_and_a_protocol_from_the_command_line(tmp_path, mine, capsys,
     try:
         record, = registry.load_database(example)
         sheet = record.sheet
-        rows = [more.header(sheet)] + [more.cells(sheet, said) for said in (
-            dict(subject="p001", name="a_1", onset=3, apex=5, offset=8, emotion="fear", kind="micro"),
-            dict(subject="p001", name="a_2", onset=3, apex=5, offset=8, emotion="fear", kind="macro"))]
+        row = dict(subject="p001", onset=3, apex=5, offset=8, emotion="fear")
+        rows = [more.header(sheet)] + [more.cells(sheet, row | said) for said in (
+            dict(name="a_1", kind="micro"), dict(name="a_2", kind="macro"))]
         more.book(tmp_path / "own" / sheet.official, {"Sheet1": rows})
         more.frames(tmp_path / "own", "part_A/p001/a_1", "{:05d}.jpg", range(3, 9))
         more.write_mmew(tmp_path)
@@ -345,7 +352,6 @@ def test_no_fact_is_shipped_but_counts_and_cells():
     from mfdan.data.registry import databases
     for record in databases().values():
         for correction in record.corrections: assert correction.source and correction.why
-    package = layouts.Path(json.__file__).parent  # a folder that surely holds none
     import mfdan
     package = layouts.Path(mfdan.__file__).parent
     assert not [p for p in package.rglob("*") if p.suffix in (".xlsx", ".xls")]

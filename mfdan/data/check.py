@@ -25,7 +25,7 @@ from .images import open_image
 from .problems import LEFT_OUT, Log, name_same
 from .protocols import CLASSES, MEGC2019, check_counts, with_labels
 from .registry import databases
-from .root import Reading, read_clips
+from .root import Reading, clips_under
 from .spotting import event_counts
 from .videos import Videos, read_videos, video_tables
 
@@ -262,7 +262,7 @@ def check_root(
 ) -> Report:
     "Is this copy of the databases complete, and is it the one that others have?"
     start = time.perf_counter()
-    reading, videos = read_clips(root, apex_index, corrections), read_videos(root, corrections)
+    reading, videos = clips_under(root, apex_index, corrections), read_videos(root, corrections)
     if reading.clips.empty and videos.videos.empty: raise FileNotFoundError("\n".join([
         f"no clip was found under {root}", reading.summary(), "What was looked for:",
         *(f"  {looked_for(record)}" for record in databases().values())]))

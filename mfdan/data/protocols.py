@@ -113,18 +113,18 @@ def file_faults(said: Mapping) -> str:  # what is wrong, and what to do; "" if n
     "What keeps a protocol's file from being used."
     wanted = {"name": str, "classes": list, "labels": dict}
     wrong = [key for key, kind in wanted.items() if not isinstance(said.get(key), kind)]
-    if wrong: return f"it does not say {', '.join(wrong)}; the page of data.protocols has an example"
-    if strange := {*said} - {*wanted, "composite"}: return f"it says {', '.join(sorted(strange))}, " \
-                                                           "which nobody reads; remove it"
+    if wrong: return f"it does not say {', '.join(wrong)}; data.protocols' page has an example"
+    if strange := {*said} - {*wanted, "composite"}:
+        return f"it says {', '.join(sorted(strange))}, which nobody reads; remove it"
     for database, labels in said["labels"].items():
-        if database not in databases(): return f"nobody knows a database {database!r}; it is one " \
-                                               f"of {', '.join(databases())}"
+        if database not in databases():
+            return f"nobody knows a database {database!r}; it is one of {', '.join(databases())}"
         for emotion, label in labels.items():
             if emotion not in record_of(database).emotions:
                 return f"{database} has no emotion {emotion!r}; it has " \
                        f"{', '.join(record_of(database).emotions)}"
-            if label not in said["classes"]: return f"{database}: {emotion!r} would be {label!r}, " \
-                                                    "which is none of its classes"
+            if label not in said["classes"]:
+                return f"{database}: {emotion!r} would be {label!r}, which is none of its classes"
     return ""
 
 # %% ../../nbs/data/03_protocols.ipynb #73956d67

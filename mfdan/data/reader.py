@@ -19,7 +19,7 @@ from .frames import (
 from .problems import LeftOut, Log
 from .rows import AnnotatedClip, all_right, complete_clip
 from .sheets import (
-    as_name, as_number, as_subject, aside_rows, bare, find_header, sheet_rows, shown)
+    as_name, as_number, as_subject, aside_rows, bare, find_header, sheet_rows, quoted)
 
 # %% ../../nbs/data/09_reader.ipynb #e39236dd
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def as_row(
     numbers = {k: as_number(cells.get(k)) for k in ("onset", "apex", "offset")}
     emotion, kind = str(cells["emotion"] or "").strip().lower(), cells.get("kind", "micro")
     if kind not in KINDS_OF_EVENT:
-        raise ValueError(f"{shown(kind, 'emotion', KINDS_OF_EVENT)} is no kind of expression")
+        raise ValueError(f"{quoted(kind, 'emotion', KINDS_OF_EVENT)} is no kind of expression")
     units = str(cells.get("units") or "").strip()
     return AnnotatedClip(place.record, subject, name, emotion, source=place.annotation, kind=kind,
                          folder=str(cells.get("folder", "")), units=units,
@@ -97,7 +97,7 @@ def understood(place: Place, log: Log) -> Iterator[AnnotatedClip]:
         try:
             row = as_row(cells, place)
         except ValueError as error:
-            said = [shown(cells[word], word).strip("'") for word in ("subject", "name")]
+            said = [quoted(cells[word], word).strip("'") for word in ("subject", "name")]
             log.left_out("/".join([place.database, *said]), LeftOut(
                 place.annotation, f"row {line}: {error}", "correct the annotation"))
             continue
@@ -185,8 +185,9 @@ def note_folder(row: AnnotatedClip, found: Found, log: Log) -> None:
     "Name a class that the folder above says otherwise."
     same, folder = row.record.synonyms, found.said.get("{emotion}", row.emotion).lower()
     if same.get(folder, folder) != same.get(row.emotion, row.emotion):
-        log.noted(row.clip_id, found.folder, f"its folder says {folder!r}, the annotation "
-                  f"{shown(row.emotion, 'emotion', row.record.emotions)}", "the annotation is followed")
+        said = quoted(row.emotion, "emotion", row.record.emotions)
+        log.noted(row.clip_id, found.folder, f"its folder says {folder!r}, the annotation {said}",
+                  "the annotation is followed")
 
 
 def read_annotated(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['preference', 'annotations', 'corpus_of', 'note_others', 'find_place', 'claimed', 'look_for', 'name_hidden',
-           'roots_of', 'find_places', 'details_of', 'Reading', 'read_clips', 'read_root']
+           'roots_of', 'find_places', 'details_of', 'Reading', 'clips_under', 'read_root']
 
 # %% ../../nbs/data/16_root.ipynb #06a62333
 import os
@@ -209,7 +209,7 @@ class Reading:
         return "\n".join(lines)
 
 # %% ../../nbs/data/16_root.ipynb #34516626
-def read_clips(
+def clips_under(
     root: Path | list[Path] | Mapping[str, Path],  # one root, several, or database -> its root
     apex_index: Path | None = None,  # published apexes, for databases that have none
     corrections: str = "default",  # or "none", or "all" (`data.rows`)
@@ -240,7 +240,7 @@ def read_root(
     macro: bool = False,  # macro-expressions too, flagged in a column `kind`
 ) -> Reading:
     "Read whatever databases lie under a root."
-    reading = read_clips(root, apex_index, corrections, macro)
+    reading = clips_under(root, apex_index, corrections, macro)
     if strict and len(reading.left_out): raise ValueError(f"strict: {reading.summary()}")
     if reading.clips.empty:
         raise FileNotFoundError(f"no clip was found under {root}\n{reading.summary()}")

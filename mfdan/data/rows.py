@@ -17,7 +17,7 @@ from .database import WORDS, Correction, Database
 from .frames import scan_frames
 from .images import ImageError, probe_image
 from .problems import LeftOut, Log
-from .sheets import shown
+from .sheets import quoted
 
 # %% ../../nbs/data/08_rows.ipynb #4808d388
 @dataclass(frozen=True)
@@ -210,7 +210,8 @@ def complete_clip(
 ) -> dict:  # what `make_table` takes
     "A row of the annotation and its folder make a clip."
     if row.emotion not in row.record.emotions:
-        said = shown(row.emotion, "emotion", (*WORDS, *row.record.emotions, "negative", "positive"))
+        known = *WORDS, *row.record.emotions, "negative", "positive"
+        said = quoted(row.emotion, "emotion", known)
         raise LeftOut(row.source, f"its emotion {said} is none of the database's",
                       "correct the annotation")
     frames = recording or scan_frames(row.clip_id, folder, row.record, log)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'ROWS', 'COLUMNS', 'STAMP', 'OPTIONAL', 'REPEATED', 'few_rows', 'workbook_rows', 'sheet_rows', 'aside_rows',
-           'write_sheet', 'sheet_lines', 'bare', 'wanted', 'no_header', 'find_header', 'shown', 'as_number',
+           'write_sheet', 'sheet_lines', 'bare', 'wanted', 'no_header', 'find_header', 'quoted', 'as_number',
            'as_subject', 'as_name']
 
 # %% ../../nbs/data/06_sheets.ipynb #877442a8
@@ -179,7 +179,7 @@ REPEATED = {  # what a message may repeat of a cell that should hold this; all e
 }
 
 
-def shown(
+def quoted(
     cell,
     what: str,  # a key of `REPEATED`
     like: Iterable[str] = (),  # words, one of which it should be
@@ -197,7 +197,8 @@ def as_number(cell) -> int | None:  # None where the cell is blank
     if isinstance(cell, float) and np.isnan(cell): return None
     text = str("" if cell is None else cell).strip().removesuffix(".0")
     if text in ("", "/", "-", "\\"): return None
-    if not re.fullmatch(r"\d{1,9}", text): raise ValueError(f"{shown(cell, 'number')} is no frame number")
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise ValueError(f"{quoted(cell, 'number')} is no frame number")
     return int(text)
 
 # %% ../../nbs/data/06_sheets.ipynb #fb4cc030
@@ -209,7 +210,7 @@ def as_subject(
     text = str(cell).strip().lower()
     found = re.fullmatch(r"(?:sub|s)?0*(\d{1,3})(?:\.0)?", text) or re.fullmatch(
         record.subject, text, re.I)
-    if not found: raise ValueError(f"{shown(cell, 'subject')} is no subject")
+    if not found: raise ValueError(f"{quoted(cell, 'subject')} is no subject")
     return record.spelling.format(int(found[1]))
 
 # %% ../../nbs/data/06_sheets.ipynb #0c833da6
@@ -217,6 +218,6 @@ def as_name(cell) -> str:
     "A clip's name from a cell; it must be a plain one, since it becomes part of a path."
     text = str("" if cell is None else cell).strip()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.()-]*", text):
-        raise ValueError(f"{shown(cell, 'name')} is no clip name (a plain name is wanted, not a "
+        raise ValueError(f"{quoted(cell, 'name')} is no clip name (a plain name is wanted, not a "
                          "path)")
     return text

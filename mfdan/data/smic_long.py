@@ -28,12 +28,13 @@ def frame_of(cell) -> int | None:
 # %% ../../nbs/data/29_smic_long.ipynb #6d984a74
 def mend_extended(cells: dict) -> list[dict]:
     "The micro-expressions of a long clip."
-    first, last, key = frame_of(cells["first"]), frame_of(cells["last"]), clip_key(str(cells["name"]))
+    first, last = frame_of(cells["first"]), frame_of(cells["last"])
+    key = clip_key(str(cells["name"]))
     base = {"subject": cells["subject"], "emotion": cells["emotion"], "folder": key}
     notes, events, onset = [], [], frame_of(cells["onset"])
     if onset and first and last and not first <= onset <= last:
-        notes.append((f"its first and last frames, {first} to {last}, do not hold its onset {onset}",
-                      "the frames in its folder decide"))
+        notes.append((f"its first and last frames, {first} to {last}, do not hold its onset "
+                      f"{onset}", "the frames in its folder decide"))
     for n in (2, 3):
         begin = frame_of(cells[f"onset{n}"])
         if begin is None: continue

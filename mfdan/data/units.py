@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .registry import record_of
-
 # %% ../../nbs/data/14_units.ipynb #378233d4
 def units_in(cell: str) -> tuple[int, ...]:  # in order, each once
     "The action units that a cell names."
@@ -58,8 +56,8 @@ def leave_one_database_out(
 ) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:  # held out, to learn from, to be judged on
     "The folds: every database once."
     missing = [name for name in protocol.databases if name not in set(table.database)]
-    if missing: raise ValueError(f"{protocol.name}: there are no clips of {', '.join(missing)}; put "
-                                 "the databases into the root, or name a protocol without them")
+    if missing: raise ValueError(f"{protocol.name}: there are no clips of {', '.join(missing)}; "
+                                 "put the databases into the root, or leave them out of it")
     for name in protocol.databases:
         held = table.database == name
         yield name, table[~held], table[held]

@@ -51,8 +51,9 @@ def span_within(
     if onset is None or offset is None:
         blank = "onset" if onset is None else "offset"
         raise LeftOut(row.source, f"its {blank} is blank", "complete the annotation")
-    if onset >= offset: raise LeftOut(
-        row.source, f"its onset {onset} is not before its offset {offset}", "correct the annotation")
+    if onset >= offset:
+        raise LeftOut(row.source, f"its onset {onset} is not before its offset {offset}",
+                      "correct the annotation")
     if onset > last or offset < first: raise LeftOut(
         row.source, f"it is not in its video: {onset} to {offset} of {first} to {last}",
         "correct the annotation, or unpack the archive again")

@@ -32,7 +32,8 @@ def unit_f1(
                          "clips times units")
     if strange := {*np.unique(true).tolist(), *np.unique(pred).tolist()} - {0, 1}:
         raise ValueError(f"a unit is 0 or 1, not {sorted(strange)[0]}; set a threshold first")
-    if of not in ("present", "both"): raise ValueError(f"of must be 'present' or 'both'; got {of!r}")
+    if of not in ("present", "both"):
+        raise ValueError(f"of must be 'present' or 'both'; got {of!r}")
     true, pred = true.astype(bool), pred.astype(bool)
     there = f1_of(true, pred)
     return there if of == "present" else (there + f1_of(~true, ~pred)) / 2
