@@ -21,6 +21,7 @@ from .reader import Place, Recordings, clip_folders, folder_of, number_of, sheet
 from .registry import databases
 from .root import find_places
 from .rows import AnnotatedClip, note_length
+from .sheets import quoted
 
 # %% ../../nbs/data/17_videos.ipynb #71aa9bbc
 def subject_of(found: Found, record: Database) -> str:  # as the clip table spells it
@@ -77,9 +78,14 @@ def event_row(
         log.noted(row.clip_id, row.source, f"its apex {apex} lies outside {onset} to {offset}",
                   "none is used")
         apex = None
+    emotion = row.emotion if row.emotion in row.record.emotions else ""
+    if emotion != row.emotion:
+        said = quoted(row.emotion, "emotion", row.record.emotions)
+        log.noted(row.clip_id, row.source, f"its emotion {said} is none of the database's",
+                  "the event has none")
     note_length(replace(row, onset=onset, offset=offset), log)
     return dict(video_id=video_id, name=row.name, kind=row.kind, onset=onset, apex=apex,
-                offset=offset, emotion=row.emotion, units=row.units)
+                offset=offset, emotion=emotion, units=row.units)
 
 # %% ../../nbs/data/17_videos.ipynb #17a25ef4
 VIDEO = ("video_id", "database", "subject", "rate", "frames")
