@@ -145,12 +145,12 @@ def frame_files(
     record: Database,
 ) -> list[tuple[int | None, Path]]:  # number (None: not named like a frame), file
     "The images in a folder, and which frame each is by its name."
-    found = []
+    found, number, home = [], re.compile(record.frame, re.I).fullmatch, Path(folder)
     for entry in entries(folder):
         if entry.name.startswith(".") or not entry.name.lower().endswith(IMAGES): continue
-        named = re.fullmatch(record.frame, entry.name, re.I)
+        named = number(entry.name)
         frame = named and leads_to(entry) == "file"
-        found.append((int(named[1]) if frame else None, Path(entry.path)))
+        found.append((int(named[1]) if frame else None, home / entry.name))
     return found
 
 # %% ../../nbs/data/07_frames.ipynb #5d097420
