@@ -16,7 +16,8 @@ from PIL import Image
 from mfdan.data.check import check_root
 from mfdan.data.images import ImageError, read_image
 from mfdan.data.problems import LEFT_OUT, NOTED
-from mfdan.data.protocols import check_counts, expected_counts, membership_hash, with_labels
+from mfdan.data.protocols import (
+    MEGC2019, check_counts, expected_counts, membership_hash, with_labels)
 from mfdan.data.root import read_root
 
 EXPECTED = {  # the clips of `few`, as every sound copy must give them
@@ -33,8 +34,9 @@ EXPECTED = {  # the clips of `few`, as every sound copy must give them
 
 
 def seen(reading) -> dict:
+    "The clips of the paper's three databases."
     return {r.clip_id: (r.emotion, int(r.onset), int(r.apex), int(r.offset), r.apex_source)
-            for r in reading.clips.itertuples()}
+            for r in reading.clips.itertuples() if r.database in MEGC2019.databases}
 
 
 def said(reading, severity=None) -> str:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['preference', 'annotations', 'corpus_of', 'note_others', 'find_place', 'claimed', 'look_for', 'name_hidden',
-           'roots_of', 'find_places', 'details_of', 'Reading', 'clips_under', 'read_root']
+           'roots_of', 'that_exist', 'find_places', 'details_of', 'Reading', 'clips_under', 'read_root']
 
 # %% ../../nbs/data/16_root.ipynb #06a62333
 import os
@@ -152,6 +152,24 @@ def roots_of(
     folders = tuple(Path(folder).expanduser().absolute() for folder in several)
     return dict.fromkeys(databases(), folders)
 
+
+def that_exist(
+    roots: Mapping[str, tuple[Path, ...]],  # from `roots_of`
+    alone: bool,  # has each database a root of its own?
+    log: Log,
+) -> dict[str, tuple[Path, ...]]:
+    "The roots that are there; the others are named, once."
+    kept, told = {}, set()
+    for database, folders in roots.items():
+        gone = [folder for folder in folders if not folder.is_dir()]
+        for folder in gone:
+            name = database if alone else folder.name
+            if (name, folder) not in told:
+                log.left_out(name, LeftOut(folder, "no such folder", "check the path"))
+            told.add((name, folder))
+        if rest := tuple(folder for folder in folders if folder not in gone): kept[database] = rest
+    return kept
+
 # %% ../../nbs/data/16_root.ipynb #666ffff9
 def find_places(
     root: Path | list[Path] | Mapping[str, Path],  # one root, several, or database -> its root
@@ -161,18 +179,17 @@ def find_places(
     "Where the databases are."
     alone, known = isinstance(root, Mapping), databases() if records is None else records
     walked, places = {}, []
-    for database, folders in roots_of(root).items():
+    for database, folders in that_exist(roots_of(root), alone, log).items():
         if database not in known: continue
         try:
-            gone = [folder for folder in folders if not folder.is_dir()]
-            if gone: raise LeftOut(gone[0], "no such folder", "check the path")
             if folders not in walked: walked[folders] = walk_all(folders)
             place = look_for(known[database], folders[0], walked[folders], alone, log)
             if place: places.append(place)
         except LeftOut as why:
             log.left_out(database, why)
-    missing = {*MEGC2019.databases} & {*known} - {place.database for place in places}
-    for found in walked.values(): name_hidden(found, bool(missing), log)
+    missing = {*MEGC2019.databases} - {place.database for place in places}
+    for found in walked.values():
+        if records is None: name_hidden(found, bool(missing), log)
     return places
 
 # %% ../../nbs/data/16_root.ipynb #c05f929f
