@@ -17,7 +17,12 @@ from mfdan.data.check import check_root
 from mfdan.data.images import ImageError, read_image
 from mfdan.data.problems import LEFT_OUT, NOTED
 from mfdan.data.protocols import (
-    MEGC2019, check_counts, expected_counts, membership_hash, with_labels)
+    MEGC2019,
+    check_counts,
+    expected_counts,
+    membership_hash,
+    with_labels,
+)
 from mfdan.data.root import read_root
 
 EXPECTED = {  # the clips of `few`, as every sound copy must give them
