@@ -59,6 +59,21 @@ def test_casme(tmp_path):
     assert native_counts(reading) == {("CASME", "clips"): (189, 189)}
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_casme_is_told_from_casme2(tmp_path, flat):
+    "Subjects have the same names; in a flat copy even the sheets lie side by side."
+    expected = more.write_casme(tmp_path)
+    layouts.write_casme2(tmp_path, layouts.few()["CASME II"])
+    if flat:
+        for folder in ("CASME", "CASME2"):
+            for path in list((tmp_path / folder).iterdir()): path.rename(tmp_path / path.name)
+            (tmp_path / folder).rmdir()
+    reading = read_root(tmp_path)
+    found = clips_of(reading)
+    assert {k: v for k, v in found.items() if k.startswith("CASME/")} == expected
+    assert len(found) == len(expected) + 3 and reading.left_out.empty, reading.summary()
+
+
 def test_corrections_are_switched_off_and_hold_for_their_own_edition(tmp_path):
     expected = more.write_casme(tmp_path)
     off = read_root({"CASME": tmp_path}, corrections="none")

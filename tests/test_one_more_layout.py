@@ -1,5 +1,4 @@
 """The embedded corpus, written in one more official layout, goes the whole road."""
-import json
 import os
 from dataclasses import replace
 
@@ -7,7 +6,6 @@ import more_layouts as more
 import pytest
 
 from mfdan.core.config import PROFILES
-from mfdan.core.files import MARKER
 from mfdan.corpus.write import embedded_corpus
 from mfdan.data.protocols import PROTOCOLS, classes_of, load_protocol
 from mfdan.data.registry import record_of
@@ -36,7 +34,6 @@ def rewritten(clips, root):
             subject=person, name=name, onset=int(clip.onset), apex=int(clip.apex),
             offset=int(clip.offset), emotion=clip.emotion, units="4")))
     more.book(root / "MMEW" / sheet.official, {"Sheet1": [more.header(sheet), *rows]})
-    (root / MARKER).write_text(json.dumps({"corpus": "quick"}))
     return root
 
 
@@ -62,7 +59,6 @@ def test_the_embedded_corpus_in_the_layout_of_mmew(tmp_path, protocol):
         pytest.skip("frames cannot be linked from the cache")
     reading = read_root({"MMEW": local})
     assert reading.left_out.empty and len(reading.clips) == len(source)
-    assert set(reading.clips.corpus) == {"quick"}
     assert sorted(zip(reading.clips.onset, reading.clips.apex)) == sorted(
         zip(source.onset, source.apex))
 
