@@ -158,8 +158,14 @@ def test_smic_is_told_from_its_other_cameras(tmp_path):
     for camera, clips in expected.items():
         assert {k: v for k, v in found.items() if k.startswith(f"SMIC-{camera}/")} == clips
         assert len(clips) == 71
-    assert reading.clips.groupby("database").size()["SMIC-HS"] == 164
+    counts = {"SMIC-HS": 164, "SMIC-NIR": 71, "SMIC-VIS": 71}
+    assert reading.clips.groupby("database").size().to_dict() == counts
     assert reading.left_out.empty, reading.summary()
+    base = tmp_path / "SMIC/SMIC_all_cropped"
+    (base / "HS").rename(base / "high speed")  # the other two are known by their folders' names
+    again = read_root(tmp_path)
+    assert again.clips.groupby("database").size().to_dict() == counts
+    assert not said(again.problems, "a second folder of frames")
 
 
 # -- long videos ------------------------------------------------------------------------------
