@@ -13,7 +13,7 @@ from .database import WORDS, Column, CropRule, Database, Expected, Sheet, in_row
 # %% ../../nbs/data/23_casme.ipynb #e5008f1e
 def first_apex(cells: dict) -> dict:
     "The cells of a row, with a note where a second apex was annotated."
-    second = re.fullmatch(r"\s*(\d+)(?:\.0)?\s*", str(cells["apex2"]))
+    second = re.fullmatch(r"\s*(\d+)(?:\.0)?\s*", str(cells.get("apex2")))
     if second is None or str(cells["apex"]).strip().removesuffix(".0") == second[1]: return cells
     return {**cells, "notes": [(f"a second apex is annotated, frame {second[1]}",
                                 f"the first, {cells['apex']}, is used")]}

@@ -199,4 +199,7 @@ def record_faults(record: Database) -> str:  # what is wrong, and what to do; ""
     for layout in record.layouts:
         if "{clip}" not in layout or "{frame" not in layout:
             return f"its layout {layout!r} must hold {{clip}} and {{frame}}"
+        if record.long and "{subject}" not in layout and re.compile(record.clip).groups != 1:
+            return "its recordings lie under no subject; its pattern of a clip must have one " \
+                   "group, the subject's number"
     return ""

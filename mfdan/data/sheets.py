@@ -129,7 +129,7 @@ def bare(cell) -> str:
     return re.sub(r"[^a-z0-9]", "", str(cell).lower()) if cell is not None else ""
 
 # %% ../../nbs/data/06_sheets.ipynb #47384b8c
-OPTIONAL = ("units",)  # read where they are there; nobody misses them for a class
+OPTIONAL = ("units", "apex2")  # read where they are there; no class depends on them
 
 
 def wanted(
