@@ -1,5 +1,6 @@
 """Each database as its owners distribute it, with all its traps: counts, labels, events exact."""
 import re
+import shutil
 from collections import Counter
 
 import layouts
@@ -56,6 +57,7 @@ def test_casme(tmp_path):
     assert sum(said(reading.problems, "is an error").values()) == 11  # cells of five rows
     assert sum(said(reading.problems, "a second apex is annotated").values()) == 1
     assert said(reading.problems, "how its frames are called was not confirmed")["CASME"] == 1
+    assert not said(reading.problems, "no usable row")
     assert native_counts(reading) == {("CASME", "clips"): (189, 189)}
 
 
@@ -175,6 +177,8 @@ def test_casme_sq(tmp_path):
     reading = read_root({"CAS(ME)²": tmp_path})
     assert clips_of(reading) == clips and reading.left_out.empty, reading.summary()
     assert all(found == want for found, want in native_counts(reading).values())
+    for clip in reading.clips.itertuples():  # a part of its recording, and no more
+        assert [*clip.frames] == [*range(clip.onset, clip.offset + 1)]
     both = read_root({"CAS(ME)²": tmp_path}, macro=True)
     assert Counter(both.clips.kind) == {"micro": 57, "macro": 300}
     assert len(with_labels(both.clips, "native")) == 57  # a macro-expression is no class of its own
@@ -197,6 +201,10 @@ def test_samm_long_videos(tmp_path):
     counts = event_counts(videos)
     assert (counts.found == counts.expected).all() and len(counts) == 4
     with pytest.raises(FileNotFoundError, match="no clip was found"): read_root(tmp_path)
+    assert check_root(tmp_path).differs == []
+    shutil.rmtree(tmp_path / "SAMMLV/SAMM_longvideos/037_1")
+    report = check_root(tmp_path)
+    assert "SAMM-LV videos in long videos" in report.differs and not report.ok
 
 
 def test_smic_extended(tmp_path):
