@@ -4,7 +4,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mfdan.corpus.film import LOOKS, Clip, backwards, film, motion, move, render
+from mfdan.corpus.clip import LOOKS, Clip
+from mfdan.corpus.film import backwards, film, identity_of, motion, move, render
 from mfdan.corpus.write import list_clips, read_truth, write_corpus
 from mfdan.data.protocols import check_counts, expected_counts
 from mfdan.data.registry import record_of
@@ -20,7 +21,7 @@ def test_every_identity_is_a_face_to_the_detector(database):
     some = [c for c in SUBJECTS if c.database == database]
     look = LOOKS["CASME II"]  # the detector is asked on these frames
     for clip in some:
-        identity = clip.identity()
+        identity = identity_of(clip)
         rest, matrix = film(identity, look)
         drawn = identity.shape @ matrix[:, :2].T + matrix[:, 2]
         apart = np.linalg.norm(find_landmarks(rest) - drawn, axis=1)
@@ -40,7 +41,7 @@ def test_full_has_the_counts_of_table_ii():
 
 
 def test_no_two_identities_are_alike():
-    shapes = np.stack([c.identity().shape for c in SUBJECTS])
+    shapes = np.stack([identity_of(c).shape for c in SUBJECTS])
     apart = np.abs(shapes[:, None] - shapes[None]).mean((2, 3)) + 99 * np.eye(len(shapes))
     assert apart.min() > 1
 
@@ -64,7 +65,7 @@ def test_the_truth_is_where_the_apex_is_found(database):
 def test_tvl1_finds_the_motion_of_a_face():
     "Mean endpoint error where the face is, at the frame's own size: under 0.3 px."
     clip = Clip("CASME II", "sub05", "EP01_01f", "positive", "full", 0)
-    look, identity = LOOKS["CASME II"], clip.identity()
+    look, identity = LOOKS["CASME II"], identity_of(clip)
     rest, matrix = film(identity, look)
     field = motion(clip, look, identity, matrix).at(look.length // 2, look)
     rows, columns = (slice(120, 360), slice(220, 420))  # the face's interior
@@ -77,7 +78,7 @@ def test_tvl1_finds_the_motion_of_a_face():
 
 def test_moving_back_undoes_moving_where_nothing_folds():
     clip = Clip("SMIC-HS", "s03", "s03_po_01", "positive", "quick", 1)
-    look, identity = LOOKS["SMIC-HS"], clip.identity()
+    look, identity = LOOKS["SMIC-HS"], identity_of(clip)
     _, matrix = film(identity, look)
     moving = motion(clip, look, identity, matrix)
     for name in ("expression", "stray", "lids"):

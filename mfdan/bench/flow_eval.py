@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 from .flow_cost import fastest
-from ..corpus.film import LOOKS, Clip, film, motion, move
+from ..corpus.clip import LOOKS, Clip
+from ..corpus.film import film, identity_of, motion, move
 from ..corpus.write import read_truth
 from ..data.images import read_image
 from ..pixels.align import find_landmarks, fit_alignment, warp, warp_flow
@@ -74,7 +75,7 @@ def scaled_case(
     size: int = 224,
 ) -> Case:
     "A clip of the corpus, rendered again with its motion scaled."
-    look, identity = LOOKS[clip.database], clip.identity()
+    look, identity = LOOKS[clip.database], identity_of(clip)
     rest, matrix = film(identity, look)
     field = motion(clip, look, identity, matrix).at(look.length // 2, look)
     as_drawn = cut_case(clip.clip_id, rest, rest, field.transpose(2, 0, 1), size).peak

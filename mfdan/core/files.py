@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'stable_hash', 'file_digest', 'project_root', 'cache_root', 'asset', 'beside', 'force', 'write_atomic',
-           'write_part', 'read_part', 'read_json', 'atomic_folder', 'sweep', 'disk_in_words']
+           'write_part', 'read_part', 'read_json', 'atomic_folder', 'atomic_file', 'sweep', 'disk_in_words']
 
 # %% ../../nbs/core/00_files.ipynb #e071a80b
 import errno
@@ -146,6 +146,21 @@ def atomic_folder(
             if not complete or not (folder / complete).exists(): raise
         force(folder.parent)
     finally: shutil.rmtree(temporary, ignore_errors=True)
+
+# %% ../../nbs/core/00_files.ipynb #a70f11e1
+@contextmanager
+def atomic_file(
+    path: Path,  # where it will be
+) -> Iterator[Path]:  # a name of the same ending, to be written by whoever wants a name
+    "For what writes its file itself: it gets its own name when the block ends and the disk has it."
+    folder = beside(path)
+    folder.mkdir(parents=True)
+    try:
+        yield folder / path.name
+        force(folder / path.name)
+        os.replace(folder / path.name, path)
+        force(path.parent)
+    finally: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/core/00_files.ipynb #aa627ad2
 def sweep(
