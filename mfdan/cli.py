@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'DEFECT', 'RUN', 'KEPT', 'in_print', 'say', 'arg', 'command', 'CommandParser', 'make_parser', 'words_of',
            'stopped', 'main', 'place', 'number', 'do_check', 'do_corpus', 'do_film', 'run_config', 'do_prepare',
-           'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_reproduce', 'do_publish', 'do_verify',
-           'do_certificate']
+           'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_choose', 'do_reproduce', 'do_publish',
+           'do_verify', 'do_certificate']
 
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
@@ -144,10 +144,21 @@ def number(name: str, *bounds: int) -> Callable[[str], int]:
     return read
 
 # %% ../nbs/cli.ipynb #7cd6b5a2
-@command("is this copy of the databases complete?", arg("root", type=place))
+@command("are these copies of the databases complete?",
+         arg("root", type=place, nargs="+", help="one root, or several"),
+         arg("--database", type=place, action="append", default=[], metavar="FILE.py",
+             help="a Python file with the record of a database of your own"),
+         arg("--protocol", type=place, metavar="FILE.toml",
+             help="a protocol of your own: count its clips, too"),
+         arg("--corrections", choices=("default", "none", "all"), default="default",
+             help="of cells that are known to be wrong (default: those that each record applies)"))
 def do_check(args) -> int:
     from mfdan.data.check import check_root
-    report = check_root(args.root)
+    from mfdan.data.protocols import load_protocol
+    from mfdan.data.registry import load_database
+    for file in args.database: load_database(file)
+    own = load_protocol(args.protocol).name if args.protocol else None
+    report = check_root(args.root, corrections=args.corrections, protocol=own)
     say(report)
     return 0 if report.ok else 1
 
@@ -268,6 +279,16 @@ def do_loso(args) -> int:
     rows = rows_read(find_products(args.products), study)
     say(train_rows(study, rows, backend=args.backend, networks=args.networks,
                    scheduler=args.scheduler, device=args.device, engine=args.engine))
+    return 0
+
+# %% ../nbs/cli.ipynb #a9168ed4
+@command("choose a profile's settings on development corpora, by criteria written down before",
+         arg("--profile", choices=("quick", "paper"), default="quick"),
+         arg("--size", choices=tuple(EMBEDDED), default="quick", help="of the corpora"), RUN[-1],
+         kept="what was trained is kept, and taken by the next call")
+def do_choose(args) -> int:
+    from mfdan.results.development import choose, chosen_by
+    say(f"chosen: {chosen_by(choose(args.profile, args.size, args.workers))}")
     return 0
 
 # %% ../nbs/cli.ipynb #3282c475

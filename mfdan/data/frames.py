@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'frame_file', 'levels_of', 'shapes', 'may_stand', 'subject_number', 'entries', 'leads_to', 'subfolders',
-           'Found', 'descend', 'clips_below', 'frame_files', 'scan_frames']
+           'Found', 'descend', 'leads_out', 'clips_below', 'frame_files', 'scan_frames']
 
 # %% ../../nbs/data/07_frames.ipynb #2d90db6e
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ def levels_of(layout: str) -> tuple[str, ...]:  # folder names, some of them in 
     return tuple(folders[first:])
 
 # %% ../../nbs/data/07_frames.ipynb #d9b6e88f
+@cache
 def shapes(record: Database) -> tuple[tuple[str, ...], ...]:  # each once, the preferred first
     "The levels of every layout of a database."
     return tuple(dict.fromkeys(map(levels_of, record.layouts)))
@@ -110,11 +112,23 @@ def descend(folder: Path, levels: tuple[str, ...], record: Database, said: dict)
         if may_stand(inner.name, levels[0], record):
             yield from descend(inner, levels[1:], record, said | {levels[0]: inner.name})
 
+# %% ../../nbs/data/07_frames.ipynb #69b7144f
+def leads_out(
+    folder: Path,  # of a subject
+    base: Path,  # in which it lies
+) -> bool:
+    "Is a folder a link to somewhere outside?"
+    if not folder.is_symlink(): return False
+    return not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(base))
+
 # %% ../../nbs/data/07_frames.ipynb #13c4bdd0
 def clips_below(base: Path, record: Database) -> Iterator[Found]:
     "The clips of a database below the folder that holds its subjects (or its clips)."
     for first in subfolders(base):
         levels = [shape for shape in shapes(record) if may_stand(first.name, shape[0], record)]
+        if levels and levels[0][0] == "{subject}" and leads_out(first, base):
+            yield Found(first, {"{subject}": first.name})
+            continue
         for top, *deeper in levels:
             inside = list(descend(first, tuple(deeper), record, {top: first.name}))
             yield from inside
@@ -131,12 +145,12 @@ def frame_files(
     record: Database,
 ) -> list[tuple[int | None, Path]]:  # number (None: not named like a frame), file
     "The images in a folder, and which frame each is by its name."
-    found = []
+    found, number, home = [], re.compile(record.frame, re.I).fullmatch, Path(folder)
     for entry in entries(folder):
         if entry.name.startswith(".") or not entry.name.lower().endswith(IMAGES): continue
-        named = re.fullmatch(record.frame, entry.name, re.I)
+        named = number(entry.name)
         frame = named and leads_to(entry) == "file"
-        found.append((int(named[1]) if frame else None, Path(entry.path)))
+        found.append((int(named[1]) if frame else None, home / entry.name))
     return found
 
 # %% ../../nbs/data/07_frames.ipynb #5d097420

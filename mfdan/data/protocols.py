@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'NEGATIVE', 'MEANING', 'NOT_USED', 'EXCLUDED', 'ABLATED', 'MEGC2019', 'PROTOCOLS', 'Protocol', 'megc2019',
-           'native', 'protocol_of', 'register_protocol', 'classes_of', 'why_not', 'with_labels', 'in_scope',
-           'membership_hash', 'add_up', 'expected_counts', 'paper_counts', 'removed_by_rule', 'same_clips',
-           'check_counts']
+           'native', 'protocol_of', 'register_protocol', 'read_toml', 'file_faults', 'load_protocol', 'classes_of',
+           'why_not', 'with_labels', 'in_scope', 'membership_hash', 'add_up', 'expected_counts', 'paper_counts',
+           'removed_by_rule', 'same_clips', 'check_counts']
 
 # %% ../../nbs/data/03_protocols.ipynb #b3d131e3
 import hashlib
 import json
+import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
@@ -69,7 +71,8 @@ MEGC2019 = megc2019()
 # %% ../../nbs/data/03_protocols.ipynb #8c9ae9a9
 def native() -> Protocol:
     "Each database's own classes, from its record."
-    names = tuple(dict.fromkeys((*MEGC2019.databases, *databases())))
+    named = dict.fromkeys((*MEGC2019.databases, *databases()))
+    names = tuple(name for name in named if record_of(name).native)  # recordings may have none
     classes = {name: record_of(name).native for name in names}
     labels = {name: dict(zip(own, own)) | dict(record_of(name).synonyms)
               for name, own in classes.items()}
@@ -95,6 +98,47 @@ def register_protocol(protocol: Protocol) -> Protocol:  # the same
     PROTOCOLS[protocol.name] = lambda: protocol
     return protocol
 
+# %% ../../nbs/data/03_protocols.ipynb #d543fe66
+def read_toml(file: Path) -> dict:
+    "What a file says; one that cannot be read is named in one line."
+    if not file.is_file(): raise FileNotFoundError(f"{file}: there is no such file; write one")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{file}: it is no TOML ({said}); mend it there") from error
+
+
+def file_faults(said: Mapping) -> str:  # what is wrong, and what to do; "" if nothing is
+    "What keeps a protocol's file from being used."
+    wanted = {"name": str, "classes": list, "labels": dict}
+    wrong = [key for key, kind in wanted.items() if not isinstance(said.get(key), kind)]
+    if wrong: return f"it does not say {', '.join(wrong)}; data.protocols' page has an example"
+    if strange := {*said} - {*wanted, "composite"}:
+        return f"it says {', '.join(sorted(strange))}, which nobody reads; remove it"
+    for database, labels in said["labels"].items():
+        if database not in databases():
+            return f"nobody knows a database {database!r}; it is one of {', '.join(databases())}"
+        for emotion, label in labels.items():
+            if emotion not in record_of(database).emotions:
+                return f"{database} has no emotion {emotion!r}; it has " \
+                       f"{', '.join(record_of(database).emotions)}"
+            if label not in said["classes"]:
+                return f"{database}: {emotion!r} would be {label!r}, which is none of its classes"
+    return ""
+
+# %% ../../nbs/data/03_protocols.ipynb #73956d67
+def load_protocol(path: Path | str) -> Protocol:
+    "Register the protocol of a file."
+    file = Path(path).expanduser()
+    said = read_toml(file)
+    if wrong := file_faults(said): raise ValueError(f"{file}: {wrong}")
+    names, classes = tuple(said["labels"]), tuple(said["classes"])
+    pooled = bool(said.get("composite"))
+    scopes = (*names, "composite") if pooled else names
+    return register_protocol(Protocol(said["name"], names, said["labels"],
+                                      dict.fromkeys(scopes, classes), composite=pooled))
+
 # %% ../../nbs/data/03_protocols.ipynb #6c7d659e
 def classes_of(
     protocol: str,  # a key of `PROTOCOLS`
@@ -115,6 +159,7 @@ def why_not(
     if database not in protocol.databases: return f"{database} is no part of {protocol.name}"
     if clip["corpus"] == "licensed" and clip["clip_id"] in protocol.excluded:
         return protocol.excluded[clip["clip_id"]]
+    if clip.get("kind", "micro") != "micro": return "a macro-expression"
     if emotion not in protocol.labels[database]: return f"{database}'s {emotion!r} is not used"
     return "no apex" if pd.isna(clip["apex"]) else ""
 
@@ -179,6 +224,7 @@ def expected_counts(
         if said := record_of(name).expected.get(protocol):
             found[name] = {"counts": dict(said.clips)}
             if said.subjects: found[name]["subjects"] = said.subjects
+            if said.total: found[name]["clips"] = said.total
     if chosen.composite and len(found) == len(chosen.databases):
         found["composite"] = add_up(list(found.values()))
     hashes = json.loads(asset("membership.json").read_text(encoding="utf-8")).get(protocol, {})
@@ -223,16 +269,20 @@ def check_counts(
     clips: pd.DataFrame,  # a clip table (of all emotions, so that the rules can be seen at work)
     protocol: str = "megc2019",  # a key of `PROTOCOLS`
 ) -> pd.DataFrame:  # database, class, found, expected, same clips, removed
-    "Table II beside what is at hand."
+    "Table II beside what is at hand; where nothing is pooled, of the databases at hand."
     labelled, removed, rows = with_labels(clips, protocol), removed_by_rule(clips, protocol), []
+    pooled, there = protocol_of(protocol).composite, {*clips.database}
     for scope, want in expected_counts(protocol).items():
+        if not pooled and scope not in there: continue
         here = in_scope(labelled, scope, protocol)
         for label in classes_of(protocol, scope):
+            if label not in want["counts"]: continue
             group = here[here.label == label]
             same = same_clips(group, want.get("sha256", {}).get(label))
             rows.append((scope, label, len(group), want["counts"][label], same,
                          removed.get((scope, label), "")))
         if (scope, "-") in removed: rows.append((scope, "-", 0, 0, "", removed[scope, "-"]))
+        if "clips" in want: rows.append((scope, "clips", len(here), want["clips"], "", ""))
         if "subjects" in want:
             rows.append((scope, "subjects", here.subject.nunique(), want["subjects"], "", ""))
     return pd.DataFrame(rows, columns=["database", "class", "found", "expected", "same clips",
