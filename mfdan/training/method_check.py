@@ -6,7 +6,8 @@
 __all__ = ['SOURCES', 'TRAINED', 'sources_of', 'stated', 'count_parameters', 'known_clips', 'damaged', 'damaged_fold', 'refusals',
            'known_right', 'keeping', 'said_of_training', 'leaks', 'tiny_settings', 'check_method']
 
-# %% ../../nbs/training/17_method_check.ipynb #64e9d37e
+# %% ../../nbs/training/17_method_check.ipynb #0bbae321
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from .fold import train_fold, weights_bytes
 from .plan import Run, plan
 from ..zoo.contract import Method, build, settings_of
 
-# %% ../../nbs/training/17_method_check.ipynb #b5f472c5
+# %% ../../nbs/training/17_method_check.ipynb #e2130b70
 SOURCES = ("paper", "code", "guess")
 TRAINED = ("input", "epochs", "batch", "lr", "optimizer", "loss")  # a network's; beside its fields
 
@@ -43,7 +44,7 @@ def stated(
     if method.is_network: wanted += TRAINED
     found = [f"{name} has no source" for name in wanted if name not in said]
     found += [f"{name} comes from {source!r}, not from paper, code or guess"
-              for name, source in said.items() if source.split(":")[0] not in SOURCES]
+              for name, source in said.items() if re.split("[:;]", source)[0] not in SOURCES]
     if not getattr(method.config, "published", ""):
         found.append("it does not say what its published figure rests on")
     return found
@@ -58,13 +59,13 @@ def count_parameters(
     with torch.device("meta"): network = method.make(settings_of(method.name, profile)[0], classes)
     return sum(parameter.numel() for parameter in network.parameters())
 
-# %% ../../nbs/training/17_method_check.ipynb #fa4c1cf0
+# %% ../../nbs/training/17_method_check.ipynb #176b0450
 def known_clips(
+    subjects: int = 2, per_subject: int = 12,
     size: int = 28,  # side, pixel
-    per_subject: int = 12,
 ) -> Prepared:
-    "Two planted subjects, with every array that a method can ask for."
-    made = planted(2, per_subject, size, signal=4.0, factors=(0, 1, 4))  # 0 is the onset
+    "Planted subjects, with every array that a method can ask for."
+    made = planted(subjects, per_subject, size, signal=4.0, factors=(0, 1, 4))  # 0 is the onset
     arrays = made.arrays | {"pair": made.magnified[:, :2], "flow2": -made.flow}
     return replace(made, arrays=arrays)
 
@@ -148,7 +149,7 @@ def leaks(method: Method, prepared: Prepared, fold: Fold, run: Run, record: dict
                         said_of_training(method, broken, other, run)): return []
     return ["what it learns depends on the held-out side"]
 
-# %% ../../nbs/training/17_method_check.ipynb #f80d248b
+# %% ../../nbs/training/17_method_check.ipynb #fe424624
 def tiny_settings(method: Method) -> tuple:  # its settings, and how it is trained
     "Those that a method brings for the check."
     return settings_of(method.name, "tiny" if "tiny" in method.profiles else "quick")
@@ -161,7 +162,8 @@ def check_method(
 ) -> list[str]:  # findings; none is the good case
     "Everything that is asked of a method, at once."
     config, train = settings or tiny_settings(method)
-    prepared = prepared or known_clips()
+    sees_faces = {"pair", "magnified"} & {*method.arrays(config)}
+    prepared = prepared or (known_clips(6, 6) if sees_faces else known_clips())
     found = stated(method) + refusals(method, config, prepared)
     run, kept = Run(method.name, "composite", config, train), []
     fold = plan(prepared, run)[1]
