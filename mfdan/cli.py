@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'RUN', 'arg', 'command', 'CommandParser', 'make_parser', 'main', 'do_check', 'do_corpus', 'run_config',
-           'do_prepare', 'product_name', 'product_lines', 'do_loso', 'do_reproduce', 'do_publish', 'do_verify',
-           'do_certificate']
+           'do_prepare', 'product_name', 'product_lines', 'do_loso', 'do_methods', 'do_reproduce', 'do_publish',
+           'do_verify', 'do_certificate']
 
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
@@ -137,9 +137,11 @@ def product_lines(trained: bool = False) -> str:  # those alone that need a trai
 
 # %% ../nbs/cli.ipynb #37aac84c
 @command(
-    "leave-one-subject-out training of the runs that a product reads", *RUN,
+    "leave-one-subject-out training: of what a product reads, or of one method", *RUN,
     arg("products", nargs="*", default=["table_3"], metavar="PRODUCT", type=product_name,
         help="whose runs are trained (default: table_3); they are listed below"),
+    arg("--method", metavar="NAME|FILE:CLASS",
+        help="this method on every scope, in place of products; `mfdan methods` lists them"),
     arg("--backend", default="local", choices=("local", "dask")),
     arg("--scheduler", help="of Dask, for example tcp://host:8786"),
     arg("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
@@ -154,10 +156,22 @@ def product_lines(trained: bool = False) -> str:  # those alone that need a trai
 def do_loso(args) -> int:
     from mfdan.results.catalogue import find_products, rows_read
     from mfdan.results.study import Study, train_rows
-    study = Study(run_config(args), args.prepared)
+    study, how = Study(run_config(args), args.prepared), dict(
+        backend=args.backend, networks=args.networks, scheduler=args.scheduler, engine=args.engine)
+    if args.method:
+        from mfdan.results.method_run import method_by, run_method
+        print(run_method(study, method_by(args.method), args.device, **how))
+        return 0
     rows = rows_read(find_products(args.products), study)
-    print(train_rows(study, rows, backend=args.backend, networks=args.networks,
-                     scheduler=args.scheduler, device=args.device, engine=args.engine))
+    print(train_rows(study, rows, device=args.device, **how))
+    return 0
+
+
+@command("the methods that can be compared: what each sees, its size, its settings' sources",
+         arg("name", nargs="?", help="all that one of them says of itself"))
+def do_methods(args) -> int:
+    from mfdan.results.method_run import method_by, method_lines, method_table
+    print(*method_lines(method_by(args.name)) if args.name else [method_table()], sep="\n")
     return 0
 
 # %% ../nbs/cli.ipynb #3282c475

@@ -16,7 +16,7 @@ from ..core.config import TrainConfig
 from .contract import method
 from .linear_32 import ResizedFlow
 
-# %% ../../nbs/zoo/12_sssnet.ipynb #fe5b5724
+# %% ../../nbs/zoo/12_sssnet.ipynb #b983633b
 @dataclass(frozen=True)
 class SSSNetConfig:
     "Settings, each with its source."
@@ -26,7 +26,8 @@ class SSSNetConfig:
     dropout: float = 0.5
     sources: ClassVar = {
         "size": "code", "maps": "code", "dense": "code", "dropout": "code",
-        "input": "guess: divided by the training side's motion", "epochs": "code: 200; quick: 40, its budget",
+        "input": "guess: divided by the training side's motion",
+        "epochs": "code: 200; quick: 40, its budget",
         "batch": "guess: 32", "lr": "code: 1e-4", "optimizer": "code: Adam, weight 1e-3",
         "loss": "guess: cross entropy, one label a clip"}
     published: ClassVar = ("CD6ME, six databases, macro-F1 over action units 67.1, binary 38.4; "
