@@ -59,14 +59,17 @@ def count_parameters(
     with torch.device("meta"): network = method.make(settings_of(method.name, profile)[0], classes)
     return sum(parameter.numel() for parameter in network.parameters())
 
-# %% ../../nbs/training/17_method_check.ipynb #176b0450
+# %% ../../nbs/training/17_method_check.ipynb #55f0391f
 def known_clips(
     subjects: int = 2, per_subject: int = 12,
     size: int = 28,  # side, pixel
 ) -> Prepared:
     "Planted subjects, with every array that a method can ask for."
     made = planted(subjects, per_subject, size, signal=4.0, factors=(0, 1, 4))  # 0 is the onset
-    arrays = made.arrays | {"pair": made.magnified[:, :2], "flow2": -made.flow}
+    steps = planted(subjects, per_subject, size, signal=4.0, factors=tuple(np.linspace(0, 1, 10)))
+    sequence = steps.magnified.mean(2).astype(np.uint8)  # the same clips, frame by frame
+    arrays = made.arrays | {"pair": made.magnified[:, :2], "flow2": -made.flow,
+                            "sequence": sequence}
     return replace(made, arrays=arrays)
 
 
@@ -149,7 +152,7 @@ def leaks(method: Method, prepared: Prepared, fold: Fold, run: Run, record: dict
                         said_of_training(method, broken, other, run)): return []
     return ["what it learns depends on the held-out side"]
 
-# %% ../../nbs/training/17_method_check.ipynb #fe424624
+# %% ../../nbs/training/17_method_check.ipynb #d7166d0d
 def tiny_settings(method: Method) -> tuple:  # its settings, and how it is trained
     "Those that a method brings for the check."
     return settings_of(method.name, "tiny" if "tiny" in method.profiles else "quick")
@@ -162,7 +165,7 @@ def check_method(
 ) -> list[str]:  # findings; none is the good case
     "Everything that is asked of a method, at once."
     config, train = settings or tiny_settings(method)
-    sees_faces = {"pair", "magnified"} & {*method.arrays(config)}
+    sees_faces = {"pair", "magnified", "sequence"} & {*method.arrays(config)}
     prepared = prepared or (known_clips(6, 6) if sees_faces else known_clips())
     found = stated(method) + refusals(method, config, prepared)
     run, kept = Run(method.name, "composite", config, train), []
