@@ -1,7 +1,7 @@
 """Every member of the zoo passes the same check; what a user may get wrong is said in one line."""
 import pickle
-import subprocess
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,11 +61,21 @@ def test_an_unknown_name_is_answered_with_the_nearest(said, nearest):
         method_by(said)
 
 
+class Harm:
+    "What a pickle may do."
+    def __init__(self, file): self.file = file
+    def __reduce__(self): return Path.touch, (self.file,)
+
+
 def test_weights_of_another_layout_or_a_pickle_are_one_line(tmp_path):
     network = STSTNet(STSTNetConfig(), 3)
-    (tmp_path / "code.pth").write_bytes(pickle.dumps(subprocess.run, 2))
+    torch.save({"fc.weight": Harm(tmp_path / "harmed")}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="code.pth is no file of weights alone"):
         load_into(network, tmp_path / "code.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Harm(tmp_path / "harmed"), 2))
+    with pytest.raises(ValueError, match="bare.pth is no file of weights alone"):
+        load_into(network, tmp_path / "bare.pth")
+    assert not (tmp_path / "harmed").exists()  # nothing of them was run
     weights = network.state_dict()
     del weights["conv2.bias"]
     save_file(weights, tmp_path / "cut.safetensors")
