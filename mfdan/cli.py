@@ -80,10 +80,13 @@ def do_check(args) -> int:
          arg("size", choices=("quick", "full")), arg("--seed", type=int, default=0),
          arg("--to", type=Path, help="a folder; without it, the cache"))
 def do_corpus(args) -> int:
+    from mfdan.core.refusals import place_in_words
     from mfdan.corpus.write import embedded_corpus, write_corpus
-    made = write_corpus(args.to, args.size, args.seed) if args.to \
-        else embedded_corpus(args.size, args.seed)
-    print(made)
+    if not args.to:
+        print(embedded_corpus(args.size, args.seed))
+        return 0
+    with place_in_words(args.to, "choose another folder with --to", "nothing was kept there"):
+        print(write_corpus(args.to, args.size, args.seed))
     return 0
 
 # %% ../nbs/cli.ipynb #38548357
@@ -156,6 +159,7 @@ def product_lines(trained: bool = False) -> str:  # those alone that need a trai
 def do_loso(args) -> int:
     from mfdan.results.catalogue import find_products, rows_read
     from mfdan.results.study import Study, train_rows
+    if args.prepared: args.corpus = str(args.prepared)  # whatever it holds: only folds are made
     study, how = Study(run_config(args), args.prepared), dict(
         backend=args.backend, networks=args.networks, scheduler=args.scheduler, engine=args.engine)
     if args.method:

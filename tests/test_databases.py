@@ -13,6 +13,7 @@ import pytest
 from layouts import Made, few, unlink
 from PIL import Image
 
+from mfdan.core.written import keep_written
 from mfdan.data.check import check_root
 from mfdan.data.images import ImageError, read_image
 from mfdan.data.problems import LEFT_OUT, NOTED
@@ -131,18 +132,22 @@ def test_published_apexes_are_taken_and_nothing_else_of_that_file(root, tmp_path
            {k: v for k, v in EXPECTED.items() if "SMIC" not in k}
 
 
-def test_an_embedded_corpus_enters_by_the_same_door_and_says_what_it_is(root):
+def test_an_embedded_corpus_enters_by_the_same_door_and_says_what_it_is(root, monkeypatch):
     (root / "mfdan-corpus.json").write_text(json.dumps({"corpus": "quick", "seed": 0}))
     for clip in ("CASME II/sub01/EP02_01f", "SAMM/006/006_1_2"):
         (root / "truth" / clip).mkdir(parents=True)  # is not a second copy of anything
+    monkeypatch.setenv("MFDAN_CACHE", str(root.parent / "cache"))
+    keep_written(root)
     reading = read_root(root)
     assert seen(reading) == EXPECTED and reading.problems.empty
     assert set(reading.clips.corpus) == {"quick"}
     assert set(read_root({"SAMM": root / "SAMM"}).clips.corpus) == {"quick"}
 
 
-def test_embedded_and_licensed_clips_never_share_a_table(root, tmp_path):
+def test_embedded_and_licensed_clips_never_share_a_table(root, tmp_path, monkeypatch):
     (root / "mfdan-corpus.json").write_text(json.dumps({"corpus": "quick"}))
+    monkeypatch.setenv("MFDAN_CACHE", str(tmp_path / "cache"))
+    keep_written(root)
     other = layouts.write_samm(tmp_path / "own", few()["SAMM"])
     with pytest.raises(ValueError, match=r"several corpora: \['licensed', 'quick'\]"):
         read_root({"CASME II": root, "SAMM": other})

@@ -12,6 +12,7 @@ import pytest
 
 from mfdan.core.config import PROFILES, RunConfig
 from mfdan.core.files import MARKER
+from mfdan.core.written import keep_written
 from mfdan.corpus.write import list_clips, write_annotations, write_clip
 from mfdan.data.planted import planted
 from mfdan.data.prepared import load_prepared, save_prepared
@@ -93,7 +94,10 @@ def corpus(tmp_path_factory):
     clips = [c for c in list_clips("quick", 0) if c.subject == "s01"]
     write_annotations(root, [write_clip(root, clip) for clip in clips])
     (root / MARKER).write_text('{"corpus": "quick", "seed": 0, "version": 1}\n')
-    return root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MFDAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        keep_written(root)
+        yield root
 
 
 @pytest.mark.parametrize("times", KILLS)

@@ -26,7 +26,7 @@ class Place:
     record: Database
     frames: Path  # the folder that holds the subjects' folders
     annotation: Path | None  # None where the folders are the annotation
-    corpus: str  # "licensed", or the name of an embedded corpus
+    corpus: str = "licensed"  # or the name of an embedded corpus
 
     @property
     def database(self) -> str: return self.record.name

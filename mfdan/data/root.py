@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['DEPTH', 'looks_right', 'listed', 'holds', 'sheets', 'LeadsBack', 'Walked', 'below', 'walk', 'preference',
-           'annotations', 'corpus_of', 'note_others', 'find_place', 'claimed', 'look_for', 'name_hidden', 'find_places',
-           'Reading', 'read_root']
+           'annotations', 'marked', 'corpus_of', 'note_others', 'find_place', 'claimed', 'look_for', 'with_corpus',
+           'name_hidden', 'find_places', 'Reading', 'read_root']
 
 # %% ../../nbs/data/10_root.ipynb #06a62333
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ import pandas as pd
 
 from ..core.config import one_of
 from ..core.files import MARKER, read_json
+from ..core.private import exposed
+from ..core.written import was_written
 from .clips import make_table
 from .database import Database
 from .frames import entries, may_stand, shapes, subfolders
@@ -135,8 +137,8 @@ def annotations(record: Database, files: list[Path]) -> list[Path]:  # the best 
     return sorted(found, key=lambda f: (f.name != record.sheet.official, len(f.parts), str(f)))
 
 # %% ../../nbs/data/10_root.ipynb #ad5b7c7c
-def corpus_of(folder: Path) -> str:  # "licensed", or the name of an embedded corpus
-    "Which corpus a folder belongs to: an embedded one has a marker in its root."
+def marked(folder: Path) -> tuple[Path | None, str]:  # its root, and its name
+    "The embedded corpus that a folder says it belongs to."
     for parent in [folder, *folder.parents][:DEPTH + 1]:
         if not (parent / MARKER).is_file(): continue
         try:
@@ -147,8 +149,20 @@ def corpus_of(folder: Path) -> str:  # "licensed", or the name of an embedded co
         plain = isinstance(name, str) and re.fullmatch(r"[a-z0-9_-]+", name)
         if not plain or name == "licensed":
             raise LeftOut(parent / MARKER, f"{name!r} is no embedded corpus", "write it anew")
-        return name
-    return "licensed"
+        return parent, name
+    return None, "licensed"
+
+# %% ../../nbs/data/10_root.ipynb #526a3e75
+def corpus_of(
+    folder: Path,
+    asked: dict[Path, bool] | None = None,  # marked roots -> do they hold what was written?
+) -> str:  # "licensed", or the name of an embedded corpus
+    "Which corpus a folder belongs to."
+    asked = {} if asked is None else asked
+    root, name = marked(folder)
+    if root is None: return name
+    if root not in asked: asked[root] = was_written(root)
+    return name if asked[root] else "licensed"
 
 # %% ../../nbs/data/10_root.ipynb #1b793cd1
 def note_others(
@@ -185,7 +199,7 @@ def find_place(
     if record.sheet and not found: raise LeftOut(
         bases[0], f"there are frames, and no {record.sheet.official}", "put it beside them")
     note_others(record, bases, order, found, log)
-    return Place(record, bases[0], sheet, corpus_of(bases[0]))
+    return Place(record, bases[0], sheet)
 
 # %% ../../nbs/data/10_root.ipynb #b874a9ff
 def claimed(
@@ -220,6 +234,25 @@ def look_for(
     if name in MEGC2019.databases: log.noted(name, folder, "not found", "")
     return None
 
+# %% ../../nbs/data/10_root.ipynb #28a82f89
+def with_corpus(places: list[Place], log: Log) -> list[Place]:
+    "Places that know their corpus; a marker that says too much is named."
+    asked, known = {}, []
+    for place in places:
+        try:
+            known.append(replace(place, corpus=corpus_of(place.frames, asked)))
+        except LeftOut as why:
+            log.left_out(place.database, why)
+    for root in asked:
+        if asked[root]: continue
+        log.noted(MARKER, root / MARKER, "this is not what was written as an embedded corpus",
+                  "it is taken as licensed data")
+    for place in known:
+        if place.corpus == "licensed" and (why := exposed(place.frames)):
+            log.noted(place.database, place.frames, f"these faces are not private: {why}",
+                      "move the data elsewhere, or let git ignore it")
+    return known
+
 # %% ../../nbs/data/10_root.ipynb #7e51e5ac
 def name_hidden(walked: Walked, missing: bool, log: Log) -> None:
     "Name what could not be looked at; where a database is missing, it may lie in there."
@@ -248,6 +281,7 @@ def find_places(
             if place: places.append(place)
         except LeftOut as why:
             log.left_out(database, why)
+    places = with_corpus(places, log)
     missing = {*MEGC2019.databases} - {place.database for place in places}
     for found in walked.values(): name_hidden(found, bool(missing), log)
     return places

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ..core.config import PrepareConfig, one_of
 from ..core.files import cache_root, disk_in_words, read_part, stable_hash, sweep
+from ..core.private import keep_private
 from ..core.provenance import versions
 from ..data.clips import COLUMNS
 from ..data.prepared import (
@@ -157,6 +158,8 @@ def prepare(
     "A clip table as a prepared folder: computed once, resumed where it was interrupted."
     for name in arrays: one_of("arrays", name, READABLE)
     cache, arrays = Path(cache or cache_root()), tuple(k for k in READABLE if k in arrays)
+    if "licensed" in set(clips.corpus): keep_private(
+        cache, "prepared faces of licensed data", "do not go there: set MFDAN_CACHE")
     clips = clips[list(COLUMNS)].sort_values("clip_id", ignore_index=True)
     jobs, log = make_plan(clips, config, arrays)
     key = folder_key(clips, jobs, config, arrays)

@@ -16,9 +16,11 @@ import pandas as pd
 
 from ..core.files import stable_hash, write_atomic
 from ..core.provenance import provenance
+from ..core.refusals import place_in_words
 from ..data.protocols import CLASSES
 from .measured import seed_means
 from .runs import rows_of_table_3
+from .save import check_place
 from .study import Study, predictions
 from .verify import run_of
 from ..scores.metrics import uar, uf1
@@ -81,9 +83,12 @@ def certificate(
 ) -> Path:  # the certificate; the salt lies beside it, and stays
     "Pack what may be shared of a run."
     folder, salt = Path(folder), secrets.token_hex(16)
-    packed = pack(Study(run_of(folder)), salt)
-    write_atomic(folder / "certificate-salt.txt", f"{salt}\nkeep this to yourself\n")
-    write_atomic(folder / "certificate.json", json.dumps(packed, indent=1) + "\n")
+    run = run_of(folder)
+    check_place(run, folder)
+    packed = pack(Study(run), salt)
+    with place_in_words(folder, "copy the folder elsewhere", "finished folds are kept"):
+        write_atomic(folder / "certificate-salt.txt", f"{salt}\nkeep this to yourself\n")
+        write_atomic(folder / "certificate.json", json.dumps(packed, indent=1) + "\n")
     return folder / "certificate.json"
 
 # %% ../../nbs/results/25_certificate.ipynb #6a0c22d8

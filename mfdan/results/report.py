@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.config import RunConfig
 from ..core.files import write_atomic
 from ..core.provenance import provenance
-from .save import product_folder, stamp
+from .save import out_in_words, product_folder, stamp
 
 # %% ../../nbs/results/23_report.ipynb #24a48e9a
 STYLE = """
@@ -93,5 +93,5 @@ def write_report(
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f'<style>{STYLE}</style>{heading(run, links, missing)}{body}')
     file = product_folder(run) / "report.html"
-    write_atomic(file, page)
+    with out_in_words(run): write_atomic(file, page)
     return file

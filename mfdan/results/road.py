@@ -14,6 +14,7 @@ from ..core.config import RunConfig
 from ..core.files import write_atomic
 from ..data.effort import machine_speed
 from .products import product
+from .save import out_in_words, product_folder
 from .study import Study
 from .table import Table
 
@@ -34,7 +35,9 @@ def notes(run: RunConfig) -> Path:
 
 def note_stages(run: RunConfig, stages: list[Stage]) -> None:
     "Keep what a road took; the notebook that showed the last one is out of date."
-    write_atomic(notes(run), json.dumps([stage._asdict() for stage in stages], indent=1))
+    product_folder(run)  # or a word on why it cannot be there
+    with out_in_words(run):
+        write_atomic(notes(run), json.dumps([stage._asdict() for stage in stages], indent=1))
     notes(run).with_suffix(".key").unlink(missing_ok=True)
 
 # %% ../../nbs/results/21_road.ipynb #3f7bcb17

@@ -7,7 +7,7 @@ __all__ = ['run_inputs', 'Driver', 'run_loso']
 
 # %% ../../nbs/training/15_loso.ipynb #978d339f
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,12 +107,13 @@ def run_loso(
     for job in todo:
         if run_inputs(job.run) not in power:
             power[run_inputs(job.run)] = powers(prepared, run_inputs(job.run))
-    bar = Progress(store, todo, len(jobs), progress and bool(todo))
-    driver = Driver(prepared, {job.key: job for job in todo}, store, summary, bar, power)
     kept = "the unfinished folds were not kept, finished folds are"
-    with disk_in_words(store, kept), closing(bar):
-        for folder in (store, store / "partial"): sweep(folder)
-        for problem in filter(None, (states[job.key][1] for job in jobs)): driver.note(problem)
-        driver.run(workers, device, backend, scheduler, store / "partial", every, engine)
+    with disk_in_words(store, kept), ExitStack() as stack:
+        if todo:  # otherwise nothing is written: the store may be read-only
+            bar = stack.enter_context(closing(Progress(store, todo, len(jobs), progress)))
+            for folder in (store, store / "partial"): sweep(folder)
+            driver = Driver(prepared, {job.key: job for job in todo}, store, summary, bar, power)
+            for problem in filter(None, (states[job.key][1] for job in jobs)): driver.note(problem)
+            driver.run(workers, device, backend, scheduler, store / "partial", every, engine)
     summary.seconds = time.monotonic() - start
     return summary
