@@ -109,10 +109,17 @@ def run_config(args: argparse.Namespace) -> RunConfig:
                      faces=args.faces, workers=args.workers)
 
 # %% ../nbs/cli.ipynb #e4324bf0
-@command("align, flow, magnify: once for every network", *RUN)
+@command("align, flow, magnify: once for every network", *RUN,
+         arg("--method", metavar="NAME|FILE:CLASS",
+             help="what this method sees, in place of what MFDAN sees"))
 def do_prepare(args) -> int:
     from mfdan.results.study import Study
-    print(Study(run_config(args)).prepared.folder)
+    study = Study(run_config(args))
+    if args.method:
+        from mfdan.results.method_run import method_by, prepared_of
+        print(prepared_of(study, method_by(args.method)).folder)
+    else:
+        print(study.prepared.folder)
     return 0
 
 # %% ../nbs/cli.ipynb #963ba814
