@@ -67,7 +67,7 @@ def method_lines(method: Method) -> list[str]:
         lines.append(f"  {profile}: {config}, {train}")
     return lines + [f"  {name}: {source}" for name, source in sources_of(method).items()]
 
-# %% ../../nbs/results/27_method_run.ipynb #38bb1b3f
+# %% ../../nbs/results/27_method_run.ipynb #55837787
 def prepared_of(study: Study, method: Method) -> Prepared:
     "The corpus, prepared as far as a method reads it."
     config = settings_of(method.name, study.run.profile)[0]
@@ -88,7 +88,7 @@ def rows_of_method(
             for seed in range(seeds) for scope in MEGC2019.scopes]
     return possible_rows(rows, scopes_of(prepared_of(study, method).clips.database))
 
-
+# %% ../../nbs/results/27_method_run.ipynb #7caca938
 def method_scores(study: Study, method: Method) -> Table:
     "The scores of a method, beside that of always saying the most frequent class."
     said, rows = predictions(study, rows_of_method(study, method)), []

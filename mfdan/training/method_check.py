@@ -59,7 +59,7 @@ def count_parameters(
     with torch.device("meta"): network = method.make(settings_of(method.name, profile)[0], classes)
     return sum(parameter.numel() for parameter in network.parameters())
 
-# %% ../../nbs/training/17_method_check.ipynb #55f0391f
+# %% ../../nbs/training/17_method_check.ipynb #5557cab1
 def known_clips(
     subjects: int = 2, per_subject: int = 12,
     size: int = 28,  # side, pixel
@@ -72,7 +72,7 @@ def known_clips(
                             "sequence": sequence}
     return replace(made, arrays=arrays)
 
-
+# %% ../../nbs/training/17_method_check.ipynb #497175f2
 def damaged(prepared: Prepared, rows: tuple[int, ...]) -> Prepared:
     "Noise in place of what some clips hold."
     draw, arrays = np.random.default_rng(1), {}
@@ -103,7 +103,7 @@ def refusals(method: Method, config, prepared: Prepared) -> list[str]:  # findin
             found.append(f"it does without {name}, which it asks for")
     return found
 
-# %% ../../nbs/training/17_method_check.ipynb #79a471bd
+# %% ../../nbs/training/17_method_check.ipynb #7916ac13
 def deafness(method: Method, config, record: dict) -> list[str]:  # findings
     "Of a subject that it never saw it names three clips in four."
     if not method.arrays(config): return []  # it sees nothing
@@ -112,7 +112,7 @@ def deafness(method: Method, config, record: dict) -> list[str]:  # findings
     right = np.mean([true == said for true, said in zip(record["true"], record["pred"])])
     return [] if right >= 0.75 else [f"of a planted motion it names {right:.0%} of the clips"]
 
-
+# %% ../../nbs/training/17_method_check.ipynb #33ee6e63
 def keeping(method: Method, network, prepared: Prepared, fold: Fold, run: Run) -> list[str]:
     "A clip alone, and the network from its file, say the same."
     bank = Bank(prepared, method.inputs(run.model))

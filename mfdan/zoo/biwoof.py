@@ -20,7 +20,7 @@ from ..core.config import FitConfig
 from ..data.prepared import Prepared
 from .contract import method
 
-# %% ../../nbs/zoo/21_biwoof.ipynb #2b54d45d
+# %% ../../nbs/zoo/21_biwoof.ipynb #46969a36
 @dataclass(frozen=True)
 class Described:
     "Some numbers for each clip; subclasses say which."
@@ -42,7 +42,7 @@ class Described:
     def batch(self, kept: Tensor, rows: Int[Tensor, "b"], factors, divisor) -> Float[Tensor, "b d"]:
         return kept[rows].float()
 
-
+# %% ../../nbs/zoo/21_biwoof.ipynb #237dbedc
 class Votes:
     "A support vector machine, which names a class and no probability."
 
@@ -58,7 +58,7 @@ class Votes:
     def predict(self, inputs: list[ndarray], count: int) -> Float[ndarray, "n c"]:
         return np.eye(self.classes)[self.machine.predict(inputs[0])]
 
-# %% ../../nbs/zoo/21_biwoof.ipynb #5634cb92
+# %% ../../nbs/zoo/21_biwoof.ipynb #64053c2a
 def block_of(
     height: int, width: int, count: int,  # blocks a side
 ) -> Int[ndarray, "h w"]:  # number of the block, row by row
@@ -75,7 +75,7 @@ def direction_of(
     turn = (np.arctan2(v, u) + np.pi) / (2 * np.pi)
     return np.floor(turn * bins).astype(int) % bins
 
-
+# %% ../../nbs/zoo/21_biwoof.ipynb #3c7dd0f6
 def woven(
     clip: Float[ndarray, "3 h w"],  # u, v, strain
     blocks: int = 5, bins: int = 8,
@@ -90,7 +90,7 @@ def woven(
     seen = (shares * np.bincount(place, strain.ravel(), blocks**2)[:, None]).ravel()
     return seen / max(np.linalg.norm(seen), np.finfo(float).tiny)
 
-# %% ../../nbs/zoo/21_biwoof.ipynb #5d20fca9
+# %% ../../nbs/zoo/21_biwoof.ipynb #d3e68c46
 @dataclass(frozen=True)
 class FlowWeave(Described):
     "Bi-WOOF from onset to apex."
@@ -112,7 +112,7 @@ class BiWOOFConfig:
     published: ClassVar = ("UF1 .6296, UAR .6227 (MEGC2019), of the challenge's table; TV-L1 flow, "
                            "linear support vector machine, one subject left out")
 
-
+# %% ../../nbs/zoo/21_biwoof.ipynb #4392102e
 @method(
     "biwoof", title="Bi-WOOF", cites="Liong et al., SPIC 2018", config=BiWOOFConfig,
     inputs=lambda config: (FlowWeave(blocks=config.blocks, bins=config.bins),),

@@ -42,7 +42,7 @@ class CapsuleNetConfig:
 CAPSULES = TrainConfig(epochs=30, batch=32, lr=1e-4, optimizer="adamw", weight_decay=0.0,
                        loss="margin")
 
-# %% ../../nbs/zoo/24_capsulenet.ipynb #431ce26c
+# %% ../../nbs/zoo/24_capsulenet.ipynb #a92ac2b9
 class ResidualPair(nn.Module):
     "Two convolutions and a shortcut, as in ResNet18."
 
@@ -58,7 +58,7 @@ class ResidualPair(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         return (self.long(x) + self.short(x)).relu()
 
-
+# %% ../../nbs/zoo/24_capsulenet.ipynb #023b64cc
 def residual_stages(
     width: int,  # maps of the first stage
     stages: int,  # of two pairs each; from the second on they halve the side and double the maps

@@ -61,7 +61,7 @@ def lbp_top(
     "Three planes' histograms, one after the other."
     return np.concatenate([block_histograms(code, blocks) for code in patterns(clip, radii)])
 
-# %% ../../nbs/zoo/23_lbp_top.ipynb #ea4348a5
+# %% ../../nbs/zoo/23_lbp_top.ipynb #34ffad85
 @dataclass(frozen=True)
 class ThreePlanes(Described):
     "LBP-TOP of the ten frames of a clip."
@@ -86,7 +86,7 @@ class LBPTOPConfig:
     published: ClassVar = ("UF1 .5882, UAR .5785 (MEGC2019, 442 clips): the challenge's baseline, "
                            "linear support vector machine, one subject left out")
 
-
+# %% ../../nbs/zoo/23_lbp_top.ipynb #88d4e159
 @method(
     "lbp_top", title="LBP-TOP", cites="Zhao and Pietikäinen, IEEE TPAMI 2007",
     config=LBPTOPConfig,

@@ -62,7 +62,7 @@ def main_motions(
     length = each[:, 0] / max(each[:, 0].max(), np.finfo(float).tiny)
     return np.concatenate([share * length, (1 - share) * each[:, 1]])
 
-# %% ../../nbs/zoo/22_mdmo.ipynb #3850566c
+# %% ../../nbs/zoo/22_mdmo.ipynb #5dae3f60
 @dataclass(frozen=True)
 class MainMotions(Described):
     "MDMO from onset to apex."
@@ -83,7 +83,7 @@ class MDMOConfig:
     published: ClassVar = ("CD6ME, macro-F1 over action units 60.6, binary 27.0; below a linear "
                            "machine on raw flow (65.1, 34.9); not on this protocol")
 
-
+# %% ../../nbs/zoo/22_mdmo.ipynb #316b3e48
 @method(
     "mdmo", title="MDMO", cites="Liu et al., IEEE TAFFC 2016", config=MDMOConfig,
     inputs=lambda config: (MainMotions(share=config.share),),

@@ -82,13 +82,13 @@ class PlaceCode(nn.Module):
         code = self.layers(coarse.flatten(2).mT + self.place)
         return code.mT.unflatten(2, (self.grid, self.grid))
 
-# %% ../../nbs/zoo/20_mmnet.ipynb #ddebb3dd
+# %% ../../nbs/zoo/20_mmnet.ipynb #e1a15973
 def halved(side: int, times: int) -> int:
     "What is left of a side after some convolutions with a step of two."
     for _ in range(times): side = -(-side // 2)
     return side
 
-
+# %% ../../nbs/zoo/20_mmnet.ipynb #ba9f3f5f
 @method(
     "mmnet", title="MMNet", cites="Li et al., IJCAI 2022", config=MMNetConfig,
     inputs=lambda config: (FramePair(config.size),),

@@ -16,7 +16,7 @@ from ..core.config import TrainConfig
 from .contract import method
 from .linear_32 import ResizedFlow
 
-# %% ../../nbs/zoo/12_sssnet.ipynb #b983633b
+# %% ../../nbs/zoo/12_sssnet.ipynb #28e708a6
 @dataclass(frozen=True)
 class SSSNetConfig:
     "Settings, each with its source."
@@ -39,7 +39,7 @@ def sssnet_train(epochs: int, lr: float = 1e-4) -> TrainConfig:
     return TrainConfig(epochs=epochs, batch=32, lr=lr, optimizer="adamw", weight_decay=1e-3,
                        loss="ce")
 
-
+# %% ../../nbs/zoo/12_sssnet.ipynb #092b42d7
 @method(
     "sssnet", title="SSSNet", cites="Varanka et al., CD6ME", config=SSSNetConfig,
     inputs=lambda config: (ResizedFlow(config.size),),
