@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'DEFECT', 'RUN', 'KEPT', 'in_print', 'say', 'arg', 'command', 'CommandParser', 'make_parser', 'words_of',
            'stopped', 'main', 'place', 'number', 'do_check', 'do_corpus', 'do_film', 'run_config', 'do_prepare',
-           'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_choose', 'do_reproduce', 'do_publish',
-           'do_verify', 'do_certificate']
+           'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_methods', 'do_choose', 'do_reproduce',
+           'do_publish', 'do_verify', 'do_certificate']
 
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,10 +213,17 @@ def run_config(args: argparse.Namespace) -> RunConfig:
                          out=str(args.out), faces=args.faces, workers=args.workers)
 
 # %% ../nbs/cli.ipynb #e4324bf0
-@command("align, flow, magnify: once for every network", *RUN, kept=KEPT)
+@command("align, flow, magnify: once for every network", *RUN,
+         arg("--method", metavar="NAME|FILE:CLASS",
+             help="what this method sees, in place of what MFDAN sees"), kept=KEPT)
 def do_prepare(args) -> int:
     from mfdan.results.study import Study
-    say(Study(run_config(args)).prepared.folder)
+    study = Study(run_config(args))
+    if args.method:
+        from mfdan.results.method_run import method_by, prepared_of
+        say(prepared_of(study, method_by(args.method)).folder)
+    else:
+        say(study.prepared.folder)
     return 0
 
 # %% ../nbs/cli.ipynb #963ba814
@@ -233,15 +239,8 @@ def product_name(name: str) -> str:
 
 def product_lines(trained: bool = False) -> str:  # those alone that need a training?
     "All products, in the order of the report, as a help ends with them."
-    from mfdan.results.catalogue import all_products
-    from mfdan.results.products import WHEN, no_runs
-    lines = []
-    for when in WHEN:
-        names = [product.name for product in all_products()
-                 if product.when == when and not (trained and product.runs is no_runs)]
-        lines += ["", f"products, {when}:", textwrap.fill(", ".join(names), 78, initial_indent="  ",
-                                                         subsequent_indent="  ")]
-    return "\n".join([*lines, ""])
+    from mfdan.results.catalogue import product_list
+    return product_list(trained)
 
 # %% ../nbs/cli.ipynb #837a2e2c
 def check_asked(args: argparse.Namespace) -> None:
@@ -256,9 +255,11 @@ def check_asked(args: argparse.Namespace) -> None:
 
 # %% ../nbs/cli.ipynb #37aac84c
 @command(
-    "leave-one-subject-out training of the runs that a product reads", *RUN,
+    "leave-one-subject-out training: of what a product reads, or of one method", *RUN,
     arg("products", nargs="*", default=["table_3"], metavar="PRODUCT", type=product_name,
         help="whose runs are trained (default: table_3); they are listed below"),
+    arg("--method", metavar="NAME|FILE:CLASS",
+        help="this method on every scope, in place of products; `mfdan methods` lists them"),
     arg("--backend", default="local", choices=("local", "dask")),
     arg("--scheduler", help="of Dask, for example tcp://host:8786"),
     arg("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
@@ -274,11 +275,23 @@ def do_loso(args) -> int:
     from mfdan.results.catalogue import find_products, rows_read
     from mfdan.results.study import Study, train_rows
     if args.prepared: args.corpus = str(args.prepared)  # whatever it holds: only folds are made
-    study = Study(run_config(args), args.prepared)
+    study, how = Study(run_config(args), args.prepared), dict(
+        backend=args.backend, networks=args.networks, scheduler=args.scheduler, engine=args.engine)
     check_asked(args)
+    if args.method:
+        from mfdan.results.method_run import method_by, run_method
+        say(run_method(study, method_by(args.method), args.device, **how))
+        return 0
     rows = rows_read(find_products(args.products), study)
-    say(train_rows(study, rows, backend=args.backend, networks=args.networks,
-                   scheduler=args.scheduler, device=args.device, engine=args.engine))
+    say(train_rows(study, rows, device=args.device, **how))
+    return 0
+
+
+@command("the methods that can be compared: what each sees, its size, its settings' sources",
+         arg("name", nargs="?", help="all that one of them says of itself"))
+def do_methods(args) -> int:
+    from mfdan.results.method_run import method_by, method_lines, method_table
+    for line in method_lines(method_by(args.name)) if args.name else [method_table()]: say(line)
     return 0
 
 # %% ../nbs/cli.ipynb #a9168ed4

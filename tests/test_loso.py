@@ -789,7 +789,7 @@ def told(record):
     return {k: v for k, v in record.items() if k not in ("seconds", "engine")}
 
 
-@pytest.mark.parametrize("optimizer", ["adan", "adamw", "adan-pytorch"])
+@pytest.mark.parametrize("optimizer", ["adan", "adamw", "sgd", "adan-pytorch"])
 def test_folds_that_share_a_recorded_step_are_what_they_are_alone(data, tmp_path, monkeypatch,
                                                                   optimizer):
     settings = replace(SHORT, optimizer=optimizer, loss="ce")

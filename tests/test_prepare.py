@@ -211,8 +211,17 @@ def test_identical_frames_have_no_flow(tmp_path):
 
 
 def test_an_unknown_array_is_refused(tmp_path, clips):
-    with pytest.raises(ValueError, match="'magnified', 'pair'; got 'flow3'"):
+    with pytest.raises(ValueError, match="'pair', 'sequence'; got 'flow3'"):
         quiet(clips, tmp_path / "cache", arrays=("flow3",))
+
+
+def test_ten_frames_begin_with_the_onset(tmp_path, clips):
+    made = quiet(clips, tmp_path / "cache", arrays=("flow", "pair", "sequence"))
+    assert made["sequence"].shape == (len(clips), 10, QUICK.size, QUICK.size)
+    weights = np.array([0.299, 0.587, 0.114])
+    onset = np.einsum("c,nchw->nhw", weights, made["pair"][:, 0].astype(float))
+    assert abs(made["sequence"][:, 0] - onset).max() <= 1.5  # by rounding alone
+    assert made.key_of(("sequence",)) != made.key_of(("pair",))
 
 
 # -- a full disk ------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def cells() -> tuple[Int[ndarray, "k k"], Float[ndarray, "c 3"]]:
     a, b = (first + 0.4) / CELLS, (second + 0.4) / CELLS
     return number, np.stack([a, b, 1 - a - b], -1)
 
-
+# %% ../../nbs/corpus/17_closeup.ipynb #b595bce3
 def cell_at(weights: Float[ndarray, "p 3"]) -> Int[ndarray, "p"]:
     "In which cell of its triangle something is."
     first, second = (weights[:, :2].clip(0, 1) * CELLS).astype(int).clip(0, CELLS - 1).T
@@ -149,7 +149,7 @@ class Window(NamedTuple):
         middle = (whole.centre[0] - self.x, whole.centre[1] - self.y)
         return Camera((self.width, self.height), middle, whole.focal, whole.distance)
 
-
+# %% ../../nbs/corpus/17_closeup.ipynb #9f3bf805
 def window_around(
     spots: Float[ndarray, "n 2"], margin: float, size: tuple[int, int],  # of the picture
 ) -> Window:
@@ -165,7 +165,7 @@ def vignette(width: int, height: int, soft: float) -> Float[ndarray, "h w"]:
     far = (x**3 + y[:, None]**3) ** (1 / 3)
     return np.clip((1 - far) * min(width, height) / (2 * soft), 0, 1).astype(np.float32)
 
-
+# %% ../../nbs/corpus/17_closeup.ipynb #9dd5ed31
 def lay_over(
     image: Float[ndarray, "h w 3"], patch: Float[ndarray, "a b 3"], cover: Float[ndarray, "a b"],
     x: int, y: int,  # where the patch begins; it may reach outside
@@ -190,7 +190,7 @@ def part_window(
     window = window_around(camera.project(bounds)[:, :2], margin, camera.size)
     return window if min(window.width, window.height) > 2 else None
 
-
+# %% ../../nbs/corpus/17_closeup.ipynb #b32a98b8
 def cover_of(window: Window, camera: Camera) -> Float[ndarray, "a b"]:
     "How much of a window is rendered again."
     soft = 0.8 * MARGIN * camera.focal / camera.distance

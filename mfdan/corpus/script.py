@@ -148,7 +148,7 @@ def laid_out(
     before = np.cumsum([0, *lengths[:-1]]) + REST * np.arange(len(lengths))
     return (LEAD + np.cumsum(gaps[:-1]) + before).tolist() if lengths else []
 
-
+# %% ../../nbs/corpus/21_script.ipynb #cf7b9866
 def drawn(
     kinds: tuple[str, ...], course: Course, seconds: float, rng: np.random.Generator,
 ) -> list[tuple[str, float, float]]:  # kind, start, how long

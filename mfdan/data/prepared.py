@@ -27,7 +27,7 @@ from .problems import Log
 
 # %% ../../nbs/data/12_prepared.ipynb #d856114a
 ARRAYS = {"flow": "float16", "flow2": "float16", "truth_flow": "float16",  # what there can be
-          "magnified": "uint8", "pair": "uint8"}
+          "magnified": "uint8", "pair": "uint8", "sequence": "uint8"}
 READABLE = tuple(name for name in ARRAYS if name != "truth_flow")  # by a method
 MATRIX = ("a00", "a01", "a02", "a10", "a11", "a12")  # original pixel -> stored pixel, row by row
 

@@ -30,7 +30,7 @@ def subject_of(found: Found, record: Database) -> str:  # as the clip table spel
     if number is None: number = int(re.fullmatch(record.clip, found.said["{clip}"], re.I)[1])
     return record.spelling.format(number)
 
-
+# %% ../../nbs/data/17_videos.ipynb #4823d840
 def video_row(
     found: Found,
     place: Place,

@@ -58,7 +58,7 @@ def moving_tokens(
     share = F.adaptive_avg_pool2d(moves[:, None].float(), side)
     return (share >= 0.5).float().permute(0, 2, 3, 1)
 
-
+# %% ../../nbs/results/28_attended.ipynb #73a7336e
 def received(
     weights: Float[Tensor, "bw g n n"],
     tokens: Float[Tensor, "bw n 1"],  # 1 where a key moves

@@ -53,7 +53,7 @@ def logit_parts(network: nn.Module, shown: list[Tensor]) -> list[Float[Tensor, "
     weights = network.head.weight.split(network.widths, dim=1)
     return [x @ w.T for x, w in zip(network.vectors(*shown), weights)]
 
-
+# %% ../../nbs/results/27_branches.ipynb #94d440f6
 @torch.no_grad()
 def parts_of_fold(network: nn.Module, bank: Bank, fold: Fold, factor: float) -> Parts:
     "The held-out clips of a fold, by its network in evaluation."

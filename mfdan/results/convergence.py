@@ -29,7 +29,7 @@ def rows_by_optimizer(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "The full method and its twin under AdamW."
     return [row for row in rows_of_table_5(profile, seeds) if row.label in OPTIMIZERS]
 
-
+# %% ../../nbs/results/29_convergence.ipynb #a3e2a2a5
 def losses_of(
     store: Path, prepared: Prepared,
     rows: list[TableRow],  # trained

@@ -69,7 +69,7 @@ def differences(
     model = {"vector_norm": fields.pop("vector_norm")}
     return {"model": model, "train": fields}
 
-
+# %% ../../nbs/results/04_development.ipynb #9b3390cf
 def runs_of(
     profile: str, candidate: str,
     seed: int = DEVELOPMENT,
@@ -133,7 +133,7 @@ class Bench(NamedTuple):
                  keep_weights=names)
         return [fold for run in runs for fold in load_folds(self.store, prepared, run)]
 
-
+# %% ../../nbs/results/04_development.ipynb #e1f81121
 def branch_alone(bench: Bench, candidate: str, off: str) -> tuple[float, int]:
     "The share of folds in which the branch that is left learns, and how many folds diverge."
     seed, prepared = next(iter(bench.corpora.items()))
@@ -164,7 +164,7 @@ def passing(table: pd.DataFrame) -> pd.Series:  # of `try_candidate`'s rows
     learns = table[["image alone", "SSSN alone"]].min(axis=1) >= NEARLY_ALL
     return learns & (table.diverging == 0) & table.UF1.notna()
 
-
+# %% ../../nbs/results/04_development.ipynb #935acfe4
 def chosen_by(table: pd.DataFrame) -> str:
     "The candidate that the criteria choose."
     left = table[passing(table)]
@@ -223,7 +223,7 @@ def frozen(
     fields = asdict(train) | asdict(model)
     return stable_hash({name: fields[name] for name in BEGINNING[profile]}, 12)
 
-
+# %% ../../nbs/results/04_development.ipynb #5063d01e
 def choice(profile: str = "quick") -> pd.DataFrame:
     "The table that chose the settings of a profile; refused where they are others."
     page = json.loads(asset(CHOICE).read_text())

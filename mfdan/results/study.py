@@ -121,7 +121,7 @@ class Study:
         models = [row.run.model for row in rows]
         wanted = {array for model in models for array in method_of(model).arrays(model)}
         there = "prepared" in vars(self) and wanted <= self.prepared.arrays.keys()
-        return self.prepared if there else self.with_arrays(tuple(sorted(wanted)))
+        return self.prepared if there else self.with_arrays(tuple(sorted(wanted)) or ("flow",))
 
     @cached_property
     def scopes(self) -> tuple[str, ...]: return scopes_of(self.prepared.clips.database)
