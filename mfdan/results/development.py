@@ -40,14 +40,11 @@ SLOW = {"batch": 4, "lr": 3e-4}
 LONG = SLOW | {"epochs": 48}
 CANDIDATES = {
     "quick": {
-        "beginning": {}, "batch 8": {"batch": 8}, "batch 4": {"batch": 4},
-        "batch 4, cosine": {"batch": 4, "decay": "cosine"}, "3e-4": SLOW,
-        "3e-4, cosine": SLOW | {"decay": "cosine"}, "36 epochs": SLOW | {"epochs": 36},
-        "48 epochs": LONG, "48 epochs, cosine": LONG | {"decay": "cosine"},
-        "48 epochs, 2e-4": LONG | {"lr": 2e-4}, "48 epochs, 5e-4, cosine":
-        LONG | {"lr": 5e-4, "decay": "cosine"}, "48 epochs, mirrored": LONG | {"mirror": True},
+        "beginning": {}, "batch 4": {"batch": 4}, "3e-4": SLOW,
+        "36 epochs": SLOW | {"epochs": 36}, "48 epochs": LONG,
+        "48 epochs, cosine": LONG | {"decay": "cosine"},
+        "48 epochs, mirrored": LONG | {"mirror": True},
         "48 epochs, norm": LONG | {"vector_norm": True},
-        "48 epochs, warm-up": LONG | {"warmup": 0.1},
         "48 epochs, weight decay 0.1": LONG | {"weight_decay": 0.1},
     },
     "paper": {
