@@ -198,7 +198,7 @@ def draw_spans(
         if not pd.isna(event.get("apex")):
             ax.plot([(event["apex"] - first + 0.5) / rate] * 2, [row - 0.4, row + 0.4], c="k", lw=1)
 
-
+# %% ../../nbs/video/00_events.ipynb #5fe924ae
 def show_events(
     video: Mapping,  # a row of the table of recordings
     rows: Mapping[str, pd.DataFrame],  # label -> events; those of other videos are passed over
