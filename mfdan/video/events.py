@@ -76,13 +76,14 @@ def event_fault(
 def event_table(
     rows: Iterable[Mapping],  # video_id, kind, onset, offset; perhaps apex, emotion, name, where
     videos: pd.DataFrame,  # recordings
+    what: str = "event",  # what a row is called that has no `where`
 ) -> pd.DataFrame:  # columns of `data.videos.EVENT`, in the order given
     "Events as a table; the first that cannot be is refused."
     ends = {row.video_id: (min(row.frames), max(row.frames)) for row in videos.itertuples()}
     usual, made = dict(name="", apex=None, emotion="", units=()), []
     for number, given in enumerate(rows):
         row = usual | dict(given)
-        where = row.get("where", f"event {number} of {row['video_id']}")
+        where = row.get("where", f"{what} {number} of {row['video_id']}")
         if fault := event_fault(row, ends): raise ValueError(f"{where}: {fault}")
         made.append({name: row[name] for name in EVENT})
     table = pd.DataFrame(made, columns=list(EVENT))

@@ -21,7 +21,7 @@ from ..core.show import plain_axes
 from ..data.database import KINDS_OF_EVENT
 from ..scores.intervals import Interval, logit_t, redraw
 from ..scores.metrics import confusion, hits, macro
-from .events import draw_spans
+from .events import draw_spans, event_table
 
 # %% ../../nbs/video/01_spot_score.ipynb #ea8931f8
 def overlaps(
@@ -74,11 +74,10 @@ def verdicts(
 ) -> pd.DataFrame:  # video_id, subject, rate, kind, verdict, overlap; true_onset, found_onset, ...
     "A row for each event, and for each answer that is no hit."
     if not 0 < least <= 1: raise ValueError(f"least must be above 0, at most 1; got {least}")
-    tables = {"true": events.reset_index(drop=True), "found": found.reset_index(drop=True)}
-    for table in tables.values():
-        if unknown := sorted({*table.video_id} - {*videos.video_id}):
-            raise ValueError(f"there is no video {unknown[0]}; judge all videos at once")
-    rows = []
+    if twice := sorted(videos.video_id[videos.video_id.duplicated()]):
+        raise ValueError(f"{twice[0]} is in the table of recordings twice")
+    tables, rows = {"true": event_table(events.to_dict("records"), videos, "true event"),
+                    "found": event_table(found.to_dict("records"), videos, "answer")}, []
     for video in videos.itertuples():
         for kind in KINDS_OF_EVENT:
             here = [table[(table.video_id == video.video_id) & (table.kind == kind)]
@@ -168,7 +167,7 @@ def spot_scores(
             precision=precision, recall=recall, F1=f1, low=interval.low, high=interval.high)
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../../nbs/video/01_spot_score.ipynb #2ea290b7
+# %% ../../nbs/video/01_spot_score.ipynb #51f69d76
 def analysis_f1(
     table: pd.DataFrame,  # from `verdicts`
     classes: Sequence[str],  # of the protocol
@@ -176,16 +175,18 @@ def analysis_f1(
     missing: str = "zero",  # a class without a hit counts as "zero", or "drop" leaves it out
 ) -> dict[str, float]:  # judged, precision, recall, F1
     "How well the hits were recognised."
-    some = table[table.verdict == "hit"][["true_emotion", "found_emotion"]]
-    if groups is not None: some = some.map(lambda emotion: groups.get(emotion, emotion))
-    some = some[some.true_emotion.isin(classes)]
-    cm = confusion(some.true_emotion.tolist(), some.found_emotion.tolist(), (*classes, ""))
+    some = table[["true_emotion", "found_emotion"]]
+    if groups: some = some.map(lambda emotion: groups.get(emotion, emotion))
+    outside = [emotion for emotion in some.true_emotion.dropna().unique() if emotion not in classes]
+    some = some[table.verdict.eq("hit") & some.true_emotion.isin(classes)]
+    told = some.found_emotion.replace(outside, "")
+    cm = confusion(some.true_emotion.tolist(), told.tolist(), (*classes, ""))
     right, told, there = (part[..., :-1] for part in (hits(cm), cm.sum(0), cm.sum(1)))
     precision, recall = macro(right, told, missing), macro(right, there, missing)
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
     return dict(judged=len(some), precision=precision, recall=recall, F1=f1)
 
-# %% ../../nbs/video/01_spot_score.ipynb #51f69d76
+# %% ../../nbs/video/01_spot_score.ipynb #9e483c64
 def spot_then_recognise(
     table: pd.DataFrame,  # from `verdicts`
     classes: Sequence[str],
@@ -200,7 +201,7 @@ def spot_then_recognise(
     return dict(spot=spot, analysis=analysis["F1"], STRS=spot * analysis["F1"],
                 judged=analysis["judged"])
 
-# %% ../../nbs/video/01_spot_score.ipynb #3fc24f2d
+# %% ../../nbs/video/01_spot_score.ipynb #4f6edf6c
 def apex_errors(
     table: pd.DataFrame,  # from `verdicts`
 ) -> pd.DataFrame:  # rows micro, macro and both; frames, milliseconds
@@ -215,7 +216,7 @@ def apex_errors(
                       "median, frames": here.frames.median(), "median, ms": here.ms.median()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../../nbs/video/01_spot_score.ipynb #4f6edf6c
+# %% ../../nbs/video/01_spot_score.ipynb #03c982ab
 def apex_rate(
     events: pd.DataFrame,
     found: pd.DataFrame,  # those without an apex spot none
@@ -228,7 +229,7 @@ def apex_rate(
         inside += len(best_pairs((first <= some) & (some <= last)))
     return inside / len(events) if len(events) else 0.0
 
-# %% ../../nbs/video/01_spot_score.ipynb #d64b2838
+# %% ../../nbs/video/01_spot_score.ipynb #bd715fbd
 def false_alarms(
     videos: pd.DataFrame,
     events: pd.DataFrame,  # all, of both kinds: videos without any are neutral
