@@ -125,7 +125,7 @@ def test_a_cache_that_is_mounted_to_be_read(cache):
                            sys.executable, "-c", code], capture_output=True, text=True,
                           timeout=60, check=False)
     assert done.returncode == 1 and "set MFDAN_CACHE to" in " ".join(done.stdout.split())
-    assert "9 of 9" not in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
     assert "could not be removed" in done.stderr and "Read-only" in done.stderr
     assert set(GOOD) <= set(there(cache))
 
@@ -235,7 +235,7 @@ def test_a_link_that_comes_while_somebody_thinks(cache, ask, monkeypatch):
         return True
     monkeypatch.setattr(cli, "agreed", slow)
     status, _, err = ask("clean", "--kind", "folds")
-    assert status == 1 and "is not in the cache" in err and set(there(outside)) == set(GOOD)
+    assert status == 1 and "not in the cache" in err and set(there(outside)) == set(GOOD)
 
 
 def test_the_cache_may_be_a_link(cache, ask):
@@ -255,3 +255,4 @@ def test_every_help_has_one_example(ask, name):
     status, out, _ = ask(name, "--help")
     shown = [line for line in out.splitlines() if line.startswith(f"example: mfdan {name}")]
     assert status == 0 and len(shown) == 1, f"give @command of do_{name} an example=..."
+    cli.make_parser().parse_args(shown[0].split()[2:])  # it can be typed as it stands

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'RECORDS', 'UNKNOWN', 'HEX', 'NAMES', 'SIGNS', 'DAY', 'kind_of', 'Held', 'inside', 'measured', 'scan',
-           'contents', 'chosen', 'remove', 'listed', 'written_lately', 'clean']
+           'contents', 'to_remove', 'remove', 'how_many', 'written_lately', 'clean']
 
 # %% ../../nbs/results/32_clean.ipynb #ab6b633e
 import os
@@ -106,7 +106,7 @@ def contents(held: list[Held]) -> str:
 DAY = 86400.0  # seconds
 
 
-def chosen(
+def to_remove(
     held: list[Held], kinds: Iterable[str],
     older: int = 0,  # days
 ) -> list[Held]:
@@ -122,7 +122,7 @@ def remove(cache: Path, held: list[Held]) -> tuple[int, list[str]]:  # bytes; wh
     for one in held:
         try:
             if one.path.is_symlink() or root not in one.path.parent.resolve().parents:
-                raise OSError(f"{one.path} is not in the cache")
+                raise OSError("it is not in the cache, or is a link")
             discard(one.path)
             freed += one.size
         except FileNotFoundError: continue  # another run was faster
@@ -130,7 +130,7 @@ def remove(cache: Path, held: list[Held]) -> tuple[int, list[str]]:  # bytes; wh
     return freed, failed
 
 # %% ../../nbs/results/32_clean.ipynb #7f97fa2b
-def listed(held: list[Held]) -> str:
+def how_many(held: list[Held]) -> str:
     "How many of each kind, and how large they are together."
     counts = Counter(one.kind for one in held)
     said = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
@@ -154,13 +154,13 @@ def clean(
 ) -> int:  # bytes freed
     "Say what the cache holds, ask, remove, and say what that freed."
     held = scan(cache)
-    these = chosen(held, kinds, older)
+    these = to_remove(held, kinds, older)
     tell(f"{cache}\n\n{contents(held)}\n")
     if not these:
         tell("nothing to remove" + " of these kinds and this age" * bool(held))
         return 0
     if warning := written_lately(held): tell(warning)
-    if not agree(f"remove {listed(these)}?"):
+    if not agree(f"remove {how_many(these)}?"):
         tell("nothing was removed")
         return 0
     freed, failed = remove(cache, these)
