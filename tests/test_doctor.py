@@ -10,6 +10,7 @@ import pytest
 
 from mfdan import cli
 from mfdan.core import files
+from mfdan.data import effort
 from mfdan.results import doctor
 
 KEY = "0123456789abcdef01234567"
@@ -42,7 +43,7 @@ def there(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("MFDAN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(doctor, "speeds", lambda: {"a core": 100.0})
+    monkeypatch.setattr(effort, "speeds", lambda: {"a core": 100.0})
     write(tmp_path, *MINE)
     return tmp_path / "cache"
 
@@ -101,6 +102,16 @@ def test_what_is_missing_is_named_with_what_it_is_for(cache, ask, monkeypatch):
     assert status == 1 and "without distributed: pip install 'mfdan[dask]'" in said
     assert "pip install 'einops'" in said and "on a cluster" in said
     assert "to be mended: needed, landmarks" in said
+
+
+def test_a_bare_python_is_told_what_it_lacks(cache):
+    code = ("import sys; sys.modules |= dict.fromkeys(['torch', 'numpy', 'pandas', 'cv2', 'dlib']);"
+            "from mfdan.cli import main; sys.exit(main(['doctor']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          check=False)
+    assert (done.returncode, done.stderr) == (1, ""), done.stderr
+    assert done.stdout.endswith("to be mended: OpenCV, landmarks, torch, GPU, Triton\n")
+    assert "pip install torch" in done.stdout
 
 
 def test_a_full_disk(cache, ask, monkeypatch):

@@ -18,8 +18,6 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from .config import RunConfig
 
 # %% ../../nbs/core/02_provenance.ipynb #8f032797
@@ -72,6 +70,7 @@ def versions(
 
 def device_name() -> str:
     "The GPU, or else the kind of processor."
+    import torch  # here, so that `mfdan doctor` can say that it is missing
     return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
 # %% ../../nbs/core/02_provenance.ipynb #636221ba
