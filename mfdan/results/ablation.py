@@ -48,7 +48,8 @@ def against(
             gap, p = found[name]
             minus = Interval(gap.difference, gap.low, gap.high, gap.subjects)
             row |= {f"UF1 minus {reference}": minus, "p (Holm)": p, "clips": gap.clips}
-        rows.append(row | {f"paper: {score}": quoted[name][score] for score in ("UF1", "UAR")})
+        rows.append(row | {f"paper: {score}": quoted.get(name, {}).get(score)
+                           for score in ("UF1", "UAR")})
     return Table.of(rows, forms={f"UF1 minus {reference}": "+.3f", "p (Holm)": ".2f",
                                  "clips": "+.1f"})
 

@@ -85,6 +85,8 @@ KEPT = ("M1", "M5", AMPLITUDE)  # rows whose networks are looked into
 ABLATION = {
     "M1": {"model": {"flow_attention": False}}, "M2": {"train": {"loss": "ce"}},
     "M3": {"model": {"dropkey": 0.0}}, "M4": {"train": {"optimizer": "adamw"}}, "M5": {},
+    "image alone": {"model": {"flow_branch": False}},  # ours, as the next
+    "SSSN alone": {"model": {"image_branch": False}},
 }
 
 
