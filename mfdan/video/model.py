@@ -7,10 +7,10 @@ __all__ = ['CANNOT', 'LIMITS', 'UNKNOWN', 'FORMAT', 'AGAIN', 'everybody', 'learn
            'data_in_words', 'held_out_score', 'score_in_words', 'make_card', 'save_model', 'read_card', 'frozen',
            'settings_from', 'with_weights', 'Model', 'load_model', 'refuse_fitted', 'widest_scope', 'fit']
 
-# %% ../../nbs/video/05_model.ipynb #3b968de7
+# %% ../../nbs/video/05_model.ipynb #920b123b
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
-from ..core.config import EMBEDDED, TrainConfig
+from ..core.config import EMBEDDED
 from ..core.files import atomic_folder, read_json, stable_hash, write_atomic
 from ..core.places import place_in_words
 from ..core.private import keep_private
@@ -194,7 +194,7 @@ def save_model(
             write_atomic(inside / "card.json", json.dumps(card, indent=1) + "\n")
     return folder
 
-# %% ../../nbs/video/05_model.ipynb #61593c5b
+# %% ../../nbs/video/05_model.ipynb #e0791a38
 AGAIN = "copy the whole model again, or fit it again (`mfdan fit`)"
 
 
@@ -202,7 +202,7 @@ def read_card(folder: Path) -> dict:
     "The card of a model, checked against its own digest and its weights."
     folder = Path(folder).expanduser()
     if not (folder / "card.json").is_file():
-        raise FileNotFoundError(f"{folder} is no model (it has no card.json): `mfdan fit` makes one")
+        raise FileNotFoundError(f"{folder} is no model (no card.json): `mfdan fit` makes one")
     card = read_json(folder / "card.json")
     if not isinstance(card, dict) or "format" not in card:
         raise ValueError(f"{folder / 'card.json'} is no card of a model: {AGAIN}")
