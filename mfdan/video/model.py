@@ -136,7 +136,7 @@ def data_in_words(prepared: Prepared, fold: Fold) -> dict:
             "subjects": int(clips.subject.nunique()),
             "clips of each class": {name: labels.count(name) for name in fold.classes}}
 
-# %% ../../nbs/video/05_model.ipynb #3b441e2f
+# %% ../../nbs/video/05_model.ipynb #948549cd
 UNKNOWN = "not measured"
 
 
@@ -153,7 +153,7 @@ def held_out_score(store: Path, prepared: Prepared, run: Run) -> dict | str:
 
 def score_in_words(score: dict | str) -> str:
     "One line for a card, a page or a terminal."
-    if isinstance(score, str): return score
+    if isinstance(score, str): return f"score: {score}"
     return "{measure}: {value:.2f} [{low:.2f}, {high:.2f}], {subjects} subjects".format(**score)
 
 # %% ../../nbs/video/05_model.ipynb #4b94a0e9

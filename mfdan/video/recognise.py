@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Picture', 'DO', 'FAR', 'PARTS', 'PAGE', 'as_frame', 'read_pair', 'head_moved', 'cut', 'prepare_settings', 'arrays_of',
            'one_clip', 'check_two', 'says', 'Verdict', 'model_lines', 'drawings', 'show_chances', 'png_of', 'sheet',
-           'picture_tag', 'page', 'check_page', 'write_page', 'recognise']
+           'picture_tag', 'page', 'is_embedded', 'check_page', 'write_page', 'recognise']
 
-# %% ../../nbs/video/06_recognise.ipynb #145c2859
+# %% ../../nbs/video/06_recognise.ipynb #358d5c4e
 import base64
 import html
 import textwrap
@@ -29,6 +29,7 @@ from ..core.private import keep_private
 from ..core.refuse import Refused
 from ..core.show import (
     panels, plain_axes, show_arrows, show_heat, show_images, show_scalars, show_signed)
+from ..core.written import was_written
 from ..data.images import ImageError, read_image
 from ..data.prepared import Prepared
 from ..data.protocols import ABLATED
@@ -203,7 +204,7 @@ def show_chances(verdict: Verdict, ax=None) -> Figure:
     ax.invert_yaxis()
     return ax.figure
 
-# %% ../../nbs/video/06_recognise.ipynb #5ad4e586
+# %% ../../nbs/video/06_recognise.ipynb #8be4dc2c
 def png_of(figure: Figure) -> bytes:
     "A figure as a file."
     file = BytesIO()
@@ -219,8 +220,8 @@ def sheet(verdict: Verdict) -> bytes:  # a PNG
     figure.suptitle("\n".join(textwrap.fill(line, 112) for line in lines), x=0.02, ha="left",
                     fontsize=8)
     grid = figure.add_gridspec(3, 4, height_ratios=(3, 3, 1.2))
-    for place, draw in enumerate(drawings(verdict).values()):
-        draw(figure.add_subplot(grid[place // 4, place % 4], xticks=[], yticks=[]))
+    for i, draw in enumerate(drawings(verdict).values()):
+        draw(figure.add_subplot(grid[i // 4, i % 4], xticks=[], yticks=[]))
     show_chances(verdict, figure.add_subplot(grid[2, :]))
     return png_of(figure)
 
@@ -257,15 +258,20 @@ def page(verdict: Verdict) -> str:  # HTML
         f'<p class="stamp">model {said(card["weights"][:12])}, commit {said(str(card["commit"]))}'
         "</p></html>"])
 
-# %% ../../nbs/video/06_recognise.ipynb #04fb2f5b
+# %% ../../nbs/video/06_recognise.ipynb #357fa3dd
+def is_embedded(picture: Picture) -> bool:
+    "Is it a frame of an embedded corpus that this package wrote?"
+    if isinstance(picture, ndarray): return False
+    root = truth_root(Path(picture).expanduser().resolve())
+    return root is not None and was_written(root)
+
+
 def check_page(out: Path, model: Model, pictures: tuple[Picture, ...]) -> None:
     "Refuse a page before anything is computed."
     if out.suffix.lower() not in (".html", ".png"):
         raise Refused(f"{out} must end in .html (a page) or .png (a picture)")
     if out.exists(): raise Refused(f"{out} exists: choose another name, or delete it")
-    ours = [not isinstance(picture, ndarray) and truth_root(Path(picture).resolve())
-            for picture in pictures]
-    if model.licensed or not all(ours): keep_private(
+    if model.licensed or not all(map(is_embedded, pictures)): keep_private(
         out.resolve().parent, "a page that shows a face", "does not go there: choose a private "
         "folder, such as paper_figures/local")
 
