@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CANNOT', 'LIMITS', 'UNKNOWN', 'FORMAT', 'AGAIN', 'everybody', 'learn', 'given', 'probabilities', 'probe', 'notices',
-           'data_in_words', 'held_out_score', 'score_in_words', 'make_card', 'save_model', 'read_card', 'frozen',
+           'data_in_words', 'held_out_score', 'score_in_words', 'make_card', 'save_model', 'read_card', 'as_tuples',
            'settings_from', 'with_weights', 'Model', 'load_model', 'refuse_fitted', 'widest_scope', 'fit']
 
 # %% ../../nbs/video/05_model.ipynb #920b123b
@@ -219,17 +219,17 @@ def read_card(folder: Path) -> dict:
                          f"{AGAIN}")
     return card
 
-# %% ../../nbs/video/05_model.ipynb #19e9bb1d
-def frozen(value):
+# %% ../../nbs/video/05_model.ipynb #02d695fb
+def as_tuples(value):
     "Settings as a dataclass holds them: JSON knows no tuples."
-    return tuple(map(frozen, value)) if isinstance(value, list) else value
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def settings_from(kind: type, said: dict):  # a frozen dataclass
     "Settings from a card; raises where this version has others."
     if {field.name for field in fields(kind)} != set(said):
         raise ValueError(f"its {kind.__name__} has other settings than this version of mfdan")
-    return kind(**{name: frozen(value) for name, value in said.items()})
+    return kind(**{name: as_tuples(value) for name, value in said.items()})
 
 
 def with_weights(folder: Path, card: dict, config) -> nn.Module:  # in evaluation

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Picture', 'DO', 'FAR', 'PARTS', 'PAGE', 'as_frame', 'read_pair', 'head_moved', 'cut', 'prepare_settings', 'arrays_of',
-           'one_clip', 'check_two', 'says', 'Verdict', 'model_lines', 'drawings', 'show_chances', 'png_of', 'sheet',
+           'one_clip', 'check_two', 'says', 'Recognition', 'model_lines', 'drawings', 'show_chances', 'png_of', 'sheet',
            'picture_tag', 'page', 'is_embedded', 'check_page', 'write_page', 'recognise']
 
 # %% ../../nbs/video/06_recognise.ipynb #358d5c4e
@@ -151,9 +151,9 @@ def says(
         heat = grad_cam(model.network, inputs)[0].numpy()
     return dict(zip(model.card["classes"], found)), heat
 
-# %% ../../nbs/video/06_recognise.ipynb #ed449c1d
+# %% ../../nbs/video/06_recognise.ipynb #48e2d348
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Recognition:
     "What a model says of two pictures."
     probabilities: dict[str, float]  # by class
     arrays: dict[str, ndarray]  # the pictures as they were prepared
@@ -176,8 +176,8 @@ def model_lines(card: dict) -> list[str]:
             f"{card['data']['subjects']} subjects", score_in_words(card["score"]),
             *card["notices"]]
 
-# %% ../../nbs/video/06_recognise.ipynb #6dad6794
-def drawings(verdict: Verdict) -> dict[str, Callable]:  # name -> what draws it into axes
+# %% ../../nbs/video/06_recognise.ipynb #2f728a47
+def drawings(verdict: Recognition) -> dict[str, Callable]:  # name -> what draws it into axes
     "Each picture of a verdict."
     (onset, apex), flow = verdict.arrays["pair"], np.asarray(verdict.arrays["flow"], float)
     reach, strain = max(abs(flow[:2]).max(), 0.1), flow[2]
@@ -196,7 +196,7 @@ def drawings(verdict: Verdict) -> dict[str, Callable]:  # name -> what draws it 
                                          [ax])}
 
 
-def show_chances(verdict: Verdict, ax=None) -> Figure:
+def show_chances(verdict: Recognition, ax=None) -> Figure:
     "The probability of each class."
     ax = plain_axes(ax, (2.6, 1.8), xlim=(0, 1), xlabel="probability, not calibrated")
     names = list(verdict.probabilities)
@@ -204,7 +204,7 @@ def show_chances(verdict: Verdict, ax=None) -> Figure:
     ax.invert_yaxis()
     return ax.figure
 
-# %% ../../nbs/video/06_recognise.ipynb #8be4dc2c
+# %% ../../nbs/video/06_recognise.ipynb #fb9bc693
 def png_of(figure: Figure) -> bytes:
     "A figure as a file."
     file = BytesIO()
@@ -213,7 +213,7 @@ def png_of(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def sheet(verdict: Verdict) -> bytes:  # a PNG
+def sheet(verdict: Recognition) -> bytes:  # a PNG
     "All pictures, the probabilities and the sentences."
     figure = plt.figure(figsize=(7.4, 6.6), layout="constrained")
     lines = [verdict.label, *verdict.notes, *model_lines(verdict.card)]
@@ -225,7 +225,7 @@ def sheet(verdict: Verdict) -> bytes:  # a PNG
     show_chances(verdict, figure.add_subplot(grid[2, :]))
     return png_of(figure)
 
-# %% ../../nbs/video/06_recognise.ipynb #dc360adf
+# %% ../../nbs/video/06_recognise.ipynb #244f1784
 PAGE = STYLE + """
 .notice{border-left:4px solid #b3261e;padding:.3rem .9rem;background:#fdf3f2}
 .pictures{display:flex;flex-wrap:wrap;gap:.5rem} .pictures img{width:14rem;max-width:46%}
@@ -238,7 +238,7 @@ def picture_tag(name: str, figure: Figure) -> str:
     return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
 
 
-def page(verdict: Verdict) -> str:  # HTML
+def page(verdict: Recognition) -> str:  # HTML
     "A verdict as one file."
     card, said = verdict.card, html.escape
     pictures = [picture_tag(name, draw(panels(1, size=2.4)[0]))
@@ -258,7 +258,7 @@ def page(verdict: Verdict) -> str:  # HTML
         f'<p class="stamp">model {said(card["weights"][:12])}, commit {said(str(card["commit"]))}'
         "</p></html>"])
 
-# %% ../../nbs/video/06_recognise.ipynb #357fa3dd
+# %% ../../nbs/video/06_recognise.ipynb #6a806e05
 def is_embedded(picture: Picture) -> bool:
     "Is it a frame of an embedded corpus that this package wrote?"
     if isinstance(picture, ndarray): return False
@@ -276,19 +276,19 @@ def check_page(out: Path, model: Model, pictures: tuple[Picture, ...]) -> None:
         "folder, such as paper_figures/local")
 
 
-def write_page(verdict: Verdict, out: Path) -> None:
+def write_page(verdict: Recognition, out: Path) -> None:
     "A page or a sheet, by its ending."
     made = sheet(verdict) if out.suffix.lower() == ".png" else page(verdict)
     with place_in_words(out.parent, "choose another folder", "the page was not kept"):
         write_atomic(out, made)
 
-# %% ../../nbs/video/06_recognise.ipynb #ccd042e2
+# %% ../../nbs/video/06_recognise.ipynb #8e75bb71
 def recognise(
     onset: Picture, apex: Picture,
     model: Model | Path | str,  # or its folder
     out: Path | str | None = None,  # a new file, .html or .png
     database: str = ABLATED,  # whose crop rule applies
-) -> Verdict:
+) -> Recognition:
     "Class, probabilities and reasons of two pictures of a face."
     model = model if isinstance(model, Model) else load_model(model)
     check_two(model)
@@ -299,6 +299,6 @@ def recognise(
     arrays, notes = arrays_of(read_pair(onset, apex), config, database)
     chances, heat = says(model, one_clip(arrays, config))
     face = arrays["magnified"][config.factors.index(factor)]
-    verdict = Verdict(chances, arrays, face, heat, model.card, notes)
+    verdict = Recognition(chances, arrays, face, heat, model.card, notes)
     if out is not None: write_page(verdict, out)
     return verdict
