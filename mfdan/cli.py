@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RUN', 'KEPT', 'CommandParser', 'make_parser', 'stopped', 'main', 'do_check', 'do_corpus', 'do_film', 'run_config',
            'do_prepare', 'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_methods', 'do_choose',
-           'do_reproduce', 'do_publish', 'do_verify', 'do_certificate', 'do_doctor', 'do_clean']
+           'do_reproduce', 'do_publish', 'do_verify', 'do_certificate', 'do_fit', 'do_recognise', 'do_doctor',
+           'do_clean']
 
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
@@ -286,6 +287,30 @@ def do_certificate(args) -> int:
     outcome = check_certificate(args.what)
     say(outcome)
     return 0 if outcome.ok else 1
+
+# %% ../nbs/cli.ipynb #f17f17a1
+@command("train a method on all clips, and keep it as a model", *RUN,
+         arg("--method", default="mfdan", metavar="NAME|FILE:CLASS", help="a network of the zoo"),
+         arg("--to", type=place, required=True, metavar="FOLDER", help="a new one: the model"),
+         arg("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
+         kept="clips that are prepared are kept; the training begins anew",
+         example="--method ststnet --to model")
+def do_fit(args) -> int:
+    from mfdan.results.study import Study
+    from mfdan.video.model import fit
+    say(fit(Study(run_config(args)), args.to, args.method, args.device))
+    return 0
+
+
+@command("what a model says of two pictures of a face, and why",
+         arg("onset", type=place), arg("apex", type=place),
+         arg("--model", type=place, required=True, metavar="FOLDER"),
+         arg("--out", type=place, metavar="PAGE", help="a new file, .html or .png"),
+         example="onset.png apex.png --model model --out page.html")
+def do_recognise(args) -> int:
+    from mfdan.video.recognise import recognise
+    say(recognise(args.onset, args.apex, args.model, args.out))
+    return 0
 
 # %% ../nbs/cli.ipynb #2798e162
 @command("what is installed, what runs here, what the cache holds, what a run would take",
