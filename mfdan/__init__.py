@@ -12,7 +12,7 @@ _ROOMS = {
     "planted": "data.planted", "embedded_corpus": "corpus.write",
     "tvl1": "pixels.flow", "strain": "pixels.strain", "magnify": "pixels.magnet",
     "prepare": "pixels.prepare", "MFDAN": "network.mfdan", "run_loso": "training.loso",
-    "uf1": "scores.metrics", "uar": "scores.metrics",
+    "uf1": "scores.metrics", "uar": "scores.metrics", "recognise": "video.recognise",
 }
 __all__ = list(_ROOMS)
 

@@ -17,6 +17,7 @@ from test_silent import CASME2, SAMM, SMIC
 
 from mfdan import cli
 from mfdan.core.files import stable_hash
+from mfdan.core.terminal import DEFECT
 from mfdan.data.planted import planted
 from mfdan.data.prepared import save_prepared
 from mfdan.results.certificate import seal
@@ -111,7 +112,7 @@ def attack(kind: str, place: Path, capsys, *argv, may=(0, 1, 2, 3)) -> str:
         status = stop.code
     out, err = capsys.readouterr()
     assert status in may, (status, out, err)
-    assert "Traceback" not in out + err and cli.DEFECT not in err and "Errno" not in err, err
+    assert "Traceback" not in out + err and DEFECT not in err and "Errno" not in err, err
     for line in [*out.split("\n"), *err.split("\n")]:
         assert line.replace("\r", "").isprintable() or "%|" in line, repr(line)
     said = [line for line in err.split("\n") if line.startswith("mfdan")]

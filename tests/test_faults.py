@@ -19,6 +19,7 @@ from mfdan import cli
 from mfdan.core.config import PrepareConfig, RunConfig, TrainConfig
 from mfdan.core.files import stable_hash
 from mfdan.core.refuse import Refused
+from mfdan.core.terminal import DEFECT
 from mfdan.data.planted import planted
 from mfdan.network.settings import MFDANConfig
 from mfdan.results.catalogue import save
@@ -47,7 +48,7 @@ def ask(capsys, *argv) -> tuple[int, str, str]:
     except SystemExit as stop:
         status = stop.code
     out, err = capsys.readouterr()
-    assert "Traceback" not in out + err and cli.DEFECT not in err, err
+    assert "Traceback" not in out + err and DEFECT not in err, err
     return status, out, err
 
 

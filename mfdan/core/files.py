@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'stable_hash', 'file_digest', 'project_root', 'cache_root', 'asset', 'beside', 'force', 'write_atomic',
-           'write_part', 'read_part', 'read_json', 'atomic_folder', 'atomic_file', 'sweep', 'disk_in_words']
+           'write_part', 'read_part', 'read_json', 'atomic_folder', 'atomic_file', 'sweep', 'discard', 'disk_in_words']
 
 # %% ../../nbs/core/00_files.ipynb #e071a80b
 import errno
@@ -173,6 +173,18 @@ def sweep(
             if time.time() - path.stat().st_mtime < age: continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         except FileNotFoundError: continue  # another run sweeps as well
+
+# %% ../../nbs/core/00_files.ipynb #45fd2914
+def discard(
+    path: Path,  # a file, a folder, or a link
+) -> None:
+    "Remove at once or not at all; if this is killed, `sweep` removes the rest."
+    gone = beside(path)
+    os.replace(path, gone)
+    if gone.is_dir() and not gone.is_symlink():
+        shutil.rmtree(gone)
+    else:
+        gone.unlink()
 
 # %% ../../nbs/core/00_files.ipynb #5abd66e0
 @contextmanager

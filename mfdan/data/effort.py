@@ -57,9 +57,10 @@ def speeds() -> dict[str, float]:  # where -> GFLOP/s; the CPU's cores first
 def estimate(
     clips: pd.DataFrame,  # a clip table
     profiles: Iterable[str] = tuple(WORK),
+    places: dict[str, float] | None = None,  # `speeds()`, if not given
 ) -> pd.DataFrame:  # profile, stage, where, hours
     "How long the paper's tables would take on this machine, to a factor of two."
-    places, rows = speeds(), []
+    places, rows = places or speeds(), []
     for profile in profiles:
         a_pass, magnified = WORK[profile]
         passes = EPOCHS[profile] * training_passes(clips)
