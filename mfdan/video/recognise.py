@@ -225,10 +225,11 @@ def sheet(verdict: Recognition) -> bytes:  # a PNG
     show_chances(verdict, figure.add_subplot(grid[2, :]))
     return png_of(figure)
 
-# %% ../../nbs/video/06_recognise.ipynb #0e5e1e65
+# %% ../../nbs/video/06_recognise.ipynb #9240c9c0
 PAGE = STYLE + """
 .notice{border-left:4px solid #b3261e;padding:.3rem .9rem;background:#fdf3f2}
-.pictures{display:flex;flex-wrap:wrap;align-items:start;gap:.5rem} .pictures img{width:14rem;max-width:46%}
+.pictures{display:flex;flex-wrap:wrap;align-items:start;gap:.5rem}
+.pictures img{width:14rem;max-width:46%}
 """
 
 
