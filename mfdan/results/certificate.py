@@ -32,7 +32,7 @@ def hidden(name: str, salt: str) -> str:
     "A name that cannot be guessed without the salt."
     return hashlib.sha256(f"{salt}/{name}".encode()).hexdigest()[:16]
 
-
+# %% ../../nbs/results/25_certificate.ipynb #95a81dd3
 def anonymous(
     measured: pd.DataFrame,  # of `study.predictions`
     salt: str,
@@ -65,7 +65,7 @@ def seal(content: dict) -> dict:
     "The content with the hash of all of it."
     return {**content, "sha256": stable_hash(content, 64)}
 
-
+# %% ../../nbs/results/25_certificate.ipynb #15b8f037
 def pack(study: Study, salt: str) -> dict:
     "All that may be shared of a study."
     rows = study.rows(rows_of_table_3)

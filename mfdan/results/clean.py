@@ -54,7 +54,7 @@ def inside(folder: Path) -> list[os.DirEntry]:
     if folder.is_symlink() or not folder.is_dir(): return []
     with os.scandir(folder) as found: return sorted(found, key=lambda entry: entry.name)
 
-
+# %% ../../nbs/results/32_clean.ipynb #72ca8a41
 def measured(path: Path) -> tuple[int, float]:  # bytes; when it was last written
     "A file, or all that a folder holds."
     about = path.lstat()
@@ -115,7 +115,7 @@ def to_remove(
     least = {kind: DAY * max(older, kind == "unfinished") for kind in set(kinds) & KINDS.keys()}
     return [one for one in held if one.kind in least and now - one.at >= least[one.kind]]
 
-
+# %% ../../nbs/results/32_clean.ipynb #ddd9338e
 def remove(cache: Path, held: list[Held]) -> tuple[int, list[str]]:  # bytes; what failed, and why
     "Remove entries of the cache, each at once or not at all."
     freed, failed, root = 0, [], cache.resolve()

@@ -79,7 +79,7 @@ def printed_by_title() -> dict[str, dict]:
     tables = published()
     return {row["method"]: row["scores"] for name in ("III", "IV") for row in tables[name]}
 
-
+# %% ../../nbs/results/31_members.ipynb #885c3d97
 def member_row(study: Study, name: str, part: pd.DataFrame, rows: list[TableRow]) -> dict:
     "What one member scores on every scope."
     method, row = find_method(name), {}

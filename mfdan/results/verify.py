@@ -113,7 +113,7 @@ class NotHere(FileNotFoundError):
 
 KEY = re.compile(r"[0-9a-f]{6,64}")  # the name of a prepared folder, and no path to another
 
-
+# %% ../../nbs/results/24_verify.ipynb #a5ae457b
 def about_of(file: Path) -> dict | None:  # root, profile, seeds, prepared, ...; None: of no run
     "What the provenance beside a product says; raises where it cannot be read."
     about = read_json(file)
@@ -169,7 +169,7 @@ def reader_of(folder: Path) -> Study:
                       "products anew")
     return Study(run, prepared, trains=False)
 
-
+# %% ../../nbs/results/24_verify.ipynb #3c376bf3
 def verify(folder: Path) -> Verdict:
     "Do the products of a folder follow from the fold results?"
     folder = Path(folder)

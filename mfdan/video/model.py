@@ -91,7 +91,7 @@ def given(
     at = torch.full_like(rows, bank.factor_index(factor))
     return bank.batch(rows, at, bank.divisors(statistics))
 
-
+# %% ../../nbs/video/05_model.ipynb #a1d86bca
 @torch.no_grad()
 def probabilities(network: nn.Module, inputs: list[Tensor]) -> Float[Tensor, "n c"]:
     "What a network in evaluation says."
@@ -150,7 +150,7 @@ def held_out_score(store: Path, prepared: Prepared, run: Run) -> dict | str:
     return {"measure": "UF1, each subject held out in turn", "subjects": score.subjects,
             "clips": len(said), "value": score.value, "low": score.low, "high": score.high}
 
-
+# %% ../../nbs/video/05_model.ipynb #21b9cbe9
 def score_in_words(score: dict | str) -> str:
     "One line for a card, a page or a terminal."
     if isinstance(score, str): return f"score: {score}"
@@ -231,7 +231,7 @@ def settings_from(kind: type, said: dict):  # a frozen dataclass
         raise ValueError(f"its {kind.__name__} has other settings than this version of mfdan")
     return kind(**{name: as_tuples(value) for name, value in said.items()})
 
-
+# %% ../../nbs/video/05_model.ipynb #5aae87db
 def with_weights(folder: Path, card: dict, config) -> nn.Module:  # in evaluation
     "The network of a card."
     network = build(config, len(card["classes"]))

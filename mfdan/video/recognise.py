@@ -52,7 +52,7 @@ def as_frame(picture: Picture, name: str) -> ndarray:  # uint8 RGB
                          "uint8, or a file")
     return picture
 
-
+# %% ../../nbs/video/06_recognise.ipynb #abdfd91b
 def read_pair(onset: Picture, apex: Picture) -> dict[str, ndarray]:
     "Onset and apex."
     frames = {"onset": as_frame(onset, "onset"), "apex": as_frame(apex, "apex")}
@@ -112,7 +112,7 @@ def prepare_settings(card: dict) -> PrepareConfig:
 
 PARTS = ("pair", "flow", "magnified")  # what two pictures give
 
-
+# %% ../../nbs/video/06_recognise.ipynb #a25d2819
 def arrays_of(
     frames: dict[str, ndarray], config: PrepareConfig,
     database: str = ABLATED,  # whose crop rule applies
@@ -138,7 +138,7 @@ def check_two(model: Model) -> None:
             raise ValueError(f"{model.card['title']} sees {name!r}, which two pictures do not "
                              "give: take a model of another method")
 
-
+# %% ../../nbs/video/06_recognise.ipynb #d0626abd
 def says(
     model: Model, prepared: Prepared
 ) -> tuple[dict[str, float], ndarray | None]:  # class -> probability; heat, if it can be asked
@@ -212,7 +212,7 @@ def png_of(figure: Figure) -> bytes:
     plt.close(figure)
     return file.getvalue()
 
-
+# %% ../../nbs/video/06_recognise.ipynb #3027aa63
 def sheet(verdict: Recognition) -> bytes:  # a PNG
     "All pictures, the probabilities and the sentences."
     figure = plt.figure(figsize=(7.4, 6.6), layout="constrained")
