@@ -40,7 +40,7 @@ from ..results.gradcam import grad_cam
 from ..results.report import STYLE
 from .model import Model, given, load_model, probabilities, score_in_words
 
-# %% ../../nbs/video/06_recognise.ipynb #0d845476
+# %% ../../nbs/video/06_recognise.ipynb #30bc1096
 Picture = Path | str | ndarray  # a file, or uint8 RGB
 
 
@@ -52,7 +52,7 @@ def as_frame(picture: Picture, name: str) -> ndarray:  # uint8 RGB
                          "uint8, or a file")
     return picture
 
-# %% ../../nbs/video/06_recognise.ipynb #abdfd91b
+# %% ../../nbs/video/06_recognise.ipynb #c4de4190
 def read_pair(onset: Picture, apex: Picture) -> dict[str, ndarray]:
     "Onset and apex."
     frames = {"onset": as_frame(onset, "onset"), "apex": as_frame(apex, "apex")}
@@ -64,7 +64,7 @@ def read_pair(onset: Picture, apex: Picture) -> dict[str, ndarray]:
         raise ImageError("onset and apex are the same picture: nothing moves between them")
     return frames
 
-# %% ../../nbs/video/06_recognise.ipynb #33b9976d
+# %% ../../nbs/video/06_recognise.ipynb #6a8ae632
 DO = {NoFace: "give a picture of a whole face, upright and from the front",
       FaceCut: "give a picture that holds the whole face",
       TwoFaces: "cut both pictures to the face that is meant"}
@@ -79,7 +79,7 @@ def head_moved(frames: dict[str, ndarray], crop: Crop) -> str:  # "" if it stays
     return (f"the head moves by {way:.0f} pixels between the pictures: what is seen may be that, "
             "and no expression")
 
-
+# %% ../../nbs/video/06_recognise.ipynb #39e9bc27
 def cut(
     frames: dict[str, ndarray],
     database: str,  # whose crop rule applies
@@ -98,7 +98,7 @@ def cut(
         notes.append(head_moved(frames, crops["onset"]))
     return crops, [note for note in notes if note]
 
-# %% ../../nbs/video/06_recognise.ipynb #daf5e6d8
+# %% ../../nbs/video/06_recognise.ipynb #5c209e14
 def prepare_settings(card: dict) -> PrepareConfig:
     "How the clips of a model were prepared."
     said = card["prepare"]
@@ -112,7 +112,7 @@ def prepare_settings(card: dict) -> PrepareConfig:
 
 PARTS = ("pair", "flow", "magnified")  # what two pictures give
 
-# %% ../../nbs/video/06_recognise.ipynb #a25d2819
+
 def arrays_of(
     frames: dict[str, ndarray], config: PrepareConfig,
     database: str = ABLATED,  # whose crop rule applies
@@ -123,14 +123,14 @@ def arrays_of(
         crops, notes = cut(frames, database, config.align)
         return {kind: compute_part(kind, job, frames, crops) for kind in PARTS}, notes
 
-# %% ../../nbs/video/06_recognise.ipynb #005526f8
+# %% ../../nbs/video/06_recognise.ipynb #08e1fedc
 def one_clip(arrays: dict[str, ndarray], config: PrepareConfig) -> Prepared:
     "Two pictures as a prepared folder."
     table = pd.DataFrame({"clip_id": ["two pictures"]})
     return Prepared(None, table, {kind: array[None] for kind, array in arrays.items()},
                     {"size": config.size, "factors": list(config.factors), "key": ""})
 
-
+# %% ../../nbs/video/06_recognise.ipynb #29b360a0
 def check_two(model: Model) -> None:
     "Refuse a method that sees what two pictures do not give."
     for name in model.method.arrays(model.config):
@@ -138,7 +138,7 @@ def check_two(model: Model) -> None:
             raise ValueError(f"{model.card['title']} sees {name!r}, which two pictures do not "
                              "give: take a model of another method")
 
-# %% ../../nbs/video/06_recognise.ipynb #d0626abd
+# %% ../../nbs/video/06_recognise.ipynb #04592c12
 def says(
     model: Model, prepared: Prepared
 ) -> tuple[dict[str, float], ndarray | None]:  # class -> probability; heat, if it can be asked
@@ -151,7 +151,7 @@ def says(
         heat = grad_cam(model.network, inputs)[0].numpy()
     return dict(zip(model.card["classes"], found)), heat
 
-# %% ../../nbs/video/06_recognise.ipynb #48e2d348
+# %% ../../nbs/video/06_recognise.ipynb #d141cd1f
 @dataclass(frozen=True, eq=False)
 class Recognition:
     "What a model says of two pictures."
@@ -176,7 +176,7 @@ def model_lines(card: dict) -> list[str]:
             f"{card['data']['subjects']} subjects", score_in_words(card["score"]),
             *card["notices"]]
 
-# %% ../../nbs/video/06_recognise.ipynb #2f728a47
+# %% ../../nbs/video/06_recognise.ipynb #95e36bfa
 def drawings(verdict: Recognition) -> dict[str, Callable]:  # name -> what draws it into axes
     "Each picture of a verdict."
     (onset, apex), flow = verdict.arrays["pair"], np.asarray(verdict.arrays["flow"], float)
@@ -195,7 +195,7 @@ def drawings(verdict: Recognition) -> dict[str, Callable]:  # name -> what draws
         "Grad-CAM": lambda ax: show_heat(face, [heat], [f"Grad-CAM, {verdict.label}"], nothing,
                                          [ax])}
 
-
+# %% ../../nbs/video/06_recognise.ipynb #4fab8780
 def show_chances(verdict: Recognition, ax=None) -> Figure:
     "The probability of each class."
     ax = plain_axes(ax, (2.6, 1.8), xlim=(0, 1), xlabel="probability, not calibrated")
@@ -204,7 +204,7 @@ def show_chances(verdict: Recognition, ax=None) -> Figure:
     ax.invert_yaxis()
     return ax.figure
 
-# %% ../../nbs/video/06_recognise.ipynb #fb9bc693
+# %% ../../nbs/video/06_recognise.ipynb #3bbe2f5d
 def png_of(figure: Figure) -> bytes:
     "A figure as a file."
     file = BytesIO()
@@ -212,7 +212,7 @@ def png_of(figure: Figure) -> bytes:
     plt.close(figure)
     return file.getvalue()
 
-# %% ../../nbs/video/06_recognise.ipynb #3027aa63
+
 def sheet(verdict: Recognition) -> bytes:  # a PNG
     "All pictures, the probabilities and the sentences."
     figure = plt.figure(figsize=(7.4, 6.6), layout="constrained")
@@ -225,7 +225,7 @@ def sheet(verdict: Recognition) -> bytes:  # a PNG
     show_chances(verdict, figure.add_subplot(grid[2, :]))
     return png_of(figure)
 
-# %% ../../nbs/video/06_recognise.ipynb #9240c9c0
+# %% ../../nbs/video/06_recognise.ipynb #831c1f41
 PAGE = STYLE + """
 .notice{border-left:4px solid #b3261e;padding:.3rem .9rem;background:#fdf3f2}
 .pictures{display:flex;flex-wrap:wrap;align-items:start;gap:.5rem}
@@ -259,14 +259,14 @@ def page(verdict: Recognition) -> str:  # HTML
         f'<p class="stamp">model {said(card["weights"][:12])}, commit {said(str(card["commit"]))}'
         "</p></html>"])
 
-# %% ../../nbs/video/06_recognise.ipynb #6a806e05
+# %% ../../nbs/video/06_recognise.ipynb #40bc8cc4
 def is_embedded(picture: Picture) -> bool:
     "Is it a frame of an embedded corpus that this package wrote?"
     if isinstance(picture, ndarray): return False
     root = truth_root(Path(picture).expanduser().resolve())
     return root is not None and was_written(root)
 
-
+# %% ../../nbs/video/06_recognise.ipynb #313cc80a
 def check_page(out: Path, model: Model, pictures: tuple[Picture, ...]) -> None:
     "Refuse a page before anything is computed."
     if out.suffix.lower() not in (".html", ".png"):
@@ -276,14 +276,14 @@ def check_page(out: Path, model: Model, pictures: tuple[Picture, ...]) -> None:
         out.resolve().parent, "a page that shows a face", "does not go there: choose a private "
         "folder, such as paper_figures/local")
 
-
+# %% ../../nbs/video/06_recognise.ipynb #3c548b77
 def write_page(verdict: Recognition, out: Path) -> None:
     "A page or a sheet, by its ending."
     made = sheet(verdict) if out.suffix.lower() == ".png" else page(verdict)
     with place_in_words(out.parent, "choose another folder", "the page was not kept"):
         write_atomic(out, made)
 
-# %% ../../nbs/video/06_recognise.ipynb #8e75bb71
+# %% ../../nbs/video/06_recognise.ipynb #f69c4596
 def recognise(
     onset: Picture, apex: Picture,
     model: Model | Path | str,  # or its folder
