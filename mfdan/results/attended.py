@@ -190,5 +190,6 @@ def attended_figure(study: Study) -> "Figure":
         ax.set_xticks(range(len(layers)), [name.replace(", ", "\n") for name in layers], fontsize=8)
         ax.set_title(label, fontsize=9)
     axes[0, 0].set_ylabel("attention on moving tokens,\nas a multiple of an even spread")
-    axes[0, -1].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4,
+                  fontsize=7)
     return figure

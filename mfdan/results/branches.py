@@ -115,5 +115,5 @@ def verdict(table: Table) -> str:  # of `branches`
     for _, row in table.frame.iterrows():
         lost = round((row["right, all"] - row["right, image constant"]) * row["clips"])
         said.append(f"{row['row']}: the image's stream carries {row['image: share']:.0%} of the "
-                    f"logits; held constant, {lost:+d} of {row['clips']} clips are lost")
-    return "; ".join(said) + "."
+                    f"logits; held constant, {lost} of {row['clips']} clips are lost")
+    return "\n".join(said)
