@@ -143,8 +143,8 @@ def shown_to(bank: Bank, fold: Fold, run: Run) -> list[Tensor]:
 def rows_attended(profile: str = "quick", seeds: int = 1) -> list[TableRow]:
     "The full method, and the reading that keeps the flow's amplitude in block 2; the first seed."
     full = [row for row in rows_explained(profile) if row.label == "M5"]
-    kept = TableRow(AMPLITUDE, "CASME II",
-                    variant(profile, "CASME II", 0, model={"flow_norm": False}))
+    kept = TableRow(AMPLITUDE, full[0].scope,
+                    variant(profile, full[0].scope, 0, model={"flow_norm": False}))
     return [*full, kept]
 
 # %% ../../nbs/results/28_attended.ipynb #e0dad92c

@@ -26,6 +26,7 @@ from ..core.private import keep_private
 from ..core.provenance import commit, versions
 from ..core.refuse import Refused
 from ..data.prepared import Prepared
+from ..data.protocols import MEGC2019
 from ..results.measured import with_interval
 from ..results.method_run import method_by, prepared_of
 from ..results.runs import variant
@@ -292,8 +293,9 @@ def refuse_fitted(method: Method) -> None:
 def widest_scope(prepared: Prepared) -> str:
     "The composite where it is complete, or else the first database of the protocol."
     scopes = scopes_of(prepared.clips.database)
-    if not scopes: raise NotInCorpus("no clip of these belongs to SMIC-HS, CASME II or SAMM, of "
-                                     "which the classes are known: give a corpus that has some")
+    if not scopes:
+        raise NotInCorpus(f"no clip of these belongs to {', '.join(MEGC2019.databases)}, of which "
+                          "the classes are known: give a corpus that has some")
     return scopes[-1] if scopes[-1] == "composite" else scopes[0]
 
 # %% ../../nbs/video/05_model.ipynb #6f4c30fa
