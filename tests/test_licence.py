@@ -180,7 +180,7 @@ def test_every_writer_asks(home, case):
 def test_a_certificate_and_its_salt_stay_out_as_well(home):
     folder = home / "checkout/paper_figures/licensed"
     folder.mkdir()
-    about = {"root": str(home / "data"), "profile": "smoke", "seeds": [0], "prepared": "k"}
+    about = {"root": str(home / "data"), "profile": "smoke", "seeds": [0], "prepared": "0123ab"}
     (folder / "table_1.json").write_text(json.dumps(about))
     before = everything(home)
     with pytest.raises(ValueError, match="products of licensed data"): certificate(folder)

@@ -233,12 +233,13 @@ def parameters(config):
     c, c2 = steps[0][1], steps[-1][1]
     embed = linear(3 * config.patch**2, c) * (1 + (flow and not config.shared_embed))
     merge = sum(2 * 4 * a + linear(4 * a, b, False) for (_, a), (_, b) in zip(steps, steps[1:]))
+    bare = 0 if config.flow_norm else sum(2 * 4 * a for (_, a), _ in zip(steps, steps[1:]))
     layers = sum(2 * layer_count(w, h, flow, config.bias == "separate")
                  for w, h in zip((c, c2), config.heads))
     # the SSSN's maps: 224 -> 54 -> 26 -> 12 px, and 56 -> 26 -> 12 -> 5 px
     (kernel, side), wide = {224: (11, 12), 56: (5, 5)}[config.image_size], 2 * (4 * c // 3)
     sssn = (linear(3 * kernel**2, c) + linear(c // 2 * 25, wide) + linear(wide * side**2, 2 * c))
-    return embed + merge * (1 + flow) + layers + sssn + linear(c2 + 2 * c, 3)
+    return embed + merge * (1 + flow) - bare + layers + sssn + linear(c2 + 2 * c, 3)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
