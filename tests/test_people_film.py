@@ -110,7 +110,7 @@ def test_a_disk_that_fills_keeps_nothing(tmp_path, monkeypatch):
     few = [SMALL[0]._replace(seed=SEED + 1)]  # of whom no stage is held
     monkeypatch.setattr(write, "list_clips", lambda size, seed: few)
     monkeypatch.setattr(write.FILMS["people"].__globals__["Puppet"], "__init__", full_disk)
-    with pytest.raises(OSError, match="the disk is full below .* no clip was kept"):
+    with pytest.raises(OSError, match="the disk is full below .* nothing was kept there"):
         write_corpus(tmp_path / "corpus", "people-quick", SEED + 1, 1)
     few = film_video(SEED, 1, 0.2, 10, 64, NEUTRAL)
     monkeypatch.setattr(type(few), "frames", full_disk)

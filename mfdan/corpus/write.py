@@ -24,6 +24,7 @@ from numpy import ndarray
 from ..core.config import one_of
 from ..core.files import (
     MARKER, atomic_folder, beside, cache_root, disk_in_words, sweep, write_atomic)
+from ..core.places import place_in_words
 from ..core.refuse import whole
 from ..core.workers import processes
 from ..core.written import check_written, keep_written, was_written
@@ -182,7 +183,8 @@ def write_corpus(
     whole("workers", workers)
     if root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root} is not empty: choose a new folder for the corpus")
-    with disk_in_words(root.parent, "no clip was kept"), atomic_folder(root) as inside:
+    with place_in_words(root, "choose another folder with --to", "nothing was kept there"), \
+            atomic_folder(root) as inside:
         fill(inside, size, seed, workers)
     return root
 
