@@ -7,14 +7,13 @@ __all__ = ['DenseRounds', 'RCNSConfig', 'RCNS']
 
 # %% ../../nbs/zoo/14_rcn_s.ipynb #aee69703
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .contract import method
 from .linear_32 import ResizedFlow
-from .rcn_a import RCN, RCN_PUBLISHED, RCN_SOURCES, Rounds, rcn_profiles
+from .rcn_a import RCN, RCNAConfig, Rounds, rcn_profiles
 
 # %% ../../nbs/zoo/14_rcn_s.ipynb #c6d5095e
 class DenseRounds(Rounds):
@@ -27,14 +26,8 @@ class DenseRounds(Rounds):
 
 # %% ../../nbs/zoo/14_rcn_s.ipynb #313a7a83
 @dataclass(frozen=True)
-class RCNSConfig:
-    "Settings, each with its source."
-    size: int = 60  # side of the flow image, pixel
-    maps: int = 64
-    pool: int = 7  # side of what the classifier sees
-    dropout: float = 0.5
-    sources: ClassVar = RCN_SOURCES
-    published: ClassVar = RCN_PUBLISHED
+class RCNSConfig(RCNAConfig):
+    "The same settings, from the same sources."
 
 
 @method(

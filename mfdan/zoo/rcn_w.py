@@ -7,7 +7,6 @@ __all__ = ['WideStem', 'RCNWConfig', 'RCNW']
 
 # %% ../../nbs/zoo/15_rcn_w.ipynb #a65887eb
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from .contract import method
 from .linear_32 import ResizedFlow
-from .rcn_a import RCN, RCN_PUBLISHED, RCN_SOURCES, rcn_profiles
+from .rcn_a import RCN, RCNAConfig, rcn_profiles
 
 # %% ../../nbs/zoo/15_rcn_w.ipynb #2fade884
 class WideStem(nn.Module):
@@ -34,14 +33,8 @@ class WideStem(nn.Module):
 
 # %% ../../nbs/zoo/15_rcn_w.ipynb #d77e820a
 @dataclass(frozen=True)
-class RCNWConfig:
-    "Settings, each with its source."
-    size: int = 60  # side of the flow image, pixel
-    maps: int = 64
-    pool: int = 7  # side of what the classifier sees
-    dropout: float = 0.5
-    sources: ClassVar = RCN_SOURCES
-    published: ClassVar = RCN_PUBLISHED
+class RCNWConfig(RCNAConfig):
+    "The same settings, from the same sources."
 
 
 @method(
