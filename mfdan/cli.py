@@ -99,7 +99,7 @@ def do_check(args) -> int:
 
 
 @command("write the embedded corpus in the databases' own layouts",
-         arg("size", choices=tuple(EMBEDDED)),
+         arg("size", choices=EMBEDDED),
          arg("--seed", type=number("seed", 0, 2**32 - 1), default=0),
          arg("--to", type=place, help="a folder; without it, the cache"),
          example="quick --to corpus")
@@ -236,7 +236,7 @@ def do_methods(args) -> int:
 # %% ../nbs/cli.ipynb #a9168ed4
 @command("choose a profile's settings on development corpora, by criteria written down before",
          arg("--profile", choices=("quick", "paper"), default="quick"),
-         arg("--size", choices=tuple(EMBEDDED), default="quick", help="of the corpora"), RUN[-1],
+         arg("--size", choices=EMBEDDED, default="quick", help="of the corpora"), RUN[-1],
          example="--profile quick", kept="what was trained is kept, and taken by the next call")
 def do_choose(args) -> int:
     from mfdan.results.development import choose, chosen_by

@@ -19,7 +19,7 @@ from mfdan import cli
 from mfdan.core.config import RunConfig
 from mfdan.core.files import MARKER
 from mfdan.corpus import write
-from mfdan.corpus.face import VERSION
+from mfdan.corpus.takes import VERSION
 from mfdan.data.check import check_root
 from mfdan.data.protocols import with_labels
 from mfdan.data.root import read_root

@@ -17,8 +17,8 @@ import pandas as pd
 from ..core.config import PrepareConfig
 from ..core.files import asset, stable_hash, write_atomic
 from ..corpus.clip import LOOKS
-from ..corpus.face import VERSION
-from ..corpus.film import STRONGER
+from ..corpus.scenes import STRONGER
+from ..corpus.takes import VERSION
 from ..corpus.write import embedded_corpus
 from ..data.prepared import Prepared
 from ..data.protocols import CLASSES, MEGC2019

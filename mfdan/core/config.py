@@ -101,9 +101,7 @@ PROFILES = {  # what is prepared; each method brings its own settings for a prof
 }
 
 # %% ../../nbs/core/01_config.ipynb #b7139b15
-EMBEDDED = {  # a corpus that the package makes -> what its faces are
-    **dict.fromkeys(("quick", "full"), "warps of one photograph"),
-    **dict.fromkeys(("people-quick", "people-full"), "made-up faces")}
+EMBEDDED = ("quick", "full")  # the corpora that the package makes
 
 
 @dataclass(frozen=True)

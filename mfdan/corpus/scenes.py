@@ -22,7 +22,7 @@ from .skin import Person, new_person
 from ..data.database import Look
 
 # %% ../../nbs/corpus/16_scenes.ipynb #95bae7da
-STRONGER = {"people-quick": 2.7, "people-full": 1.0}  # factor on the strength of expressions
+STRONGER = {"quick": 2.7, "full": 1.0}  # factor on the strength of expressions
 EYES = 0.638  # decimetre, from one eye to the other: what strengths are fractions of
 MOST = 1.0  # strength of an action unit; more of it is a caricature
 

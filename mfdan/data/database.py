@@ -107,7 +107,7 @@ class Expected:
 class Look:
     "How a database films a face, and how the face moves."
     size: tuple[int, int]  # width and height of a frame
-    scale: float  # pixels of the frame a pixel of the enlarged crop
+    scale: float  # of the face: 1 is 84 pixels from one eye to the other
     centre: tuple[float, float]  # where the middle of the face is
     rate: int  # frames a second
     length: int  # frames from onset to offset

@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from ..core.config import EMBEDDED, RunConfig
+from ..core.config import RunConfig
 from ..data.protocols import MEGC2019
 from ..core.files import cache_root, write_atomic
 from ..core.private import keep_private
@@ -88,7 +88,7 @@ def stamp(run: RunConfig) -> str:
     "One line that says where numbers come from."
     check_corpus(run)
     if not run.embedded: return f"licensed data, profile {run.profile}, {run.seeds} seed(s)"
-    return (f"embedded corpus '{run.corpus}' (synthetic expressions on {EMBEDDED[run.corpus]}), "
+    return (f"embedded corpus '{run.corpus}' (synthetic expressions on made-up faces), "
             f"profile {run.profile}, {run.seeds} seed(s): tests machinery, not the paper")
 
 # %% ../../nbs/results/06_save.ipynb #e6995548

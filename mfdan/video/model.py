@@ -19,7 +19,6 @@ from jaxtyping import Float
 from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
-from ..core.config import EMBEDDED
 from ..core.files import atomic_folder, read_json, stable_hash, write_atomic
 from ..core.places import place_in_words
 from ..core.private import keep_private
@@ -123,9 +122,8 @@ LIMITS = (
 def notices(corpus: str) -> list[str]:  # the sentences, the most important first
     "What stands on every output of a model of a corpus."
     if corpus == "licensed": return [CANNOT]
-    faces = EMBEDDED.get(corpus, "made-up clips")
-    return [f"This model was trained on synthetic faces (the embedded corpus {corpus!r}: {faces}):"
-            " what it says of a real face means nothing.", CANNOT]
+    return [f"This model was trained on synthetic faces (the embedded corpus {corpus!r}): "
+            "what it says of a real face means nothing.", CANNOT]
 
 # %% ../../nbs/video/05_model.ipynb #cdcb4e35
 def data_in_words(prepared: Prepared, fold: Fold) -> dict:

@@ -23,7 +23,7 @@ from .contract import method
 from .linear_32 import ResizedFlow
 
 # %% ../../nbs/zoo/16_htnet.ipynb #0bf79e87
-POINTS = ((0.30, 0.23), (0.69, 0.23), (0.28, 0.57), (0.68, 0.57))  # left eye, right eye, lips; x, y
+POINTS = ((0.32, 0.23), (0.68, 0.23), (0.36, 0.65), (0.65, 0.65))  # left eye, right eye, lips; x, y
 
 
 def four_parts(
