@@ -28,7 +28,7 @@ CORRECTIONS_ASKED = (*in_rows("offset", {56: 5739}, why="a typing error", **ASKE
 
 # %% ../../nbs/data/21_samm.ipynb #68d4e36c
 EMBEDDED = Embedded(
-    look=Look((960, 650), 1.25, (480, 325), 200, 70, 0.018, 2.0, 0.005, 1.5, 0.05),
+    look=Look((960, 650), 1.25, (480, 325), 200, 70, 0.018, 1.6, 0.005, 1.5, 0.05),
     folder="SAMM", first_frame=5562, first_subject=6, clip="{subject}_1_{number}", grey=True,
     words={"negative": "Disgust", "positive": "Happiness", "surprise": "Surprise",
            "other": "Other"}, extra={"other": 6})
