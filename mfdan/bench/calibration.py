@@ -17,7 +17,7 @@ import pandas as pd
 from ..core.config import PrepareConfig
 from ..core.files import asset, stable_hash, write_atomic
 from ..corpus.clip import LOOKS
-from ..corpus.scenes import STRONGER
+from ..corpus.scenes import STRAYING, STRONGER
 from ..corpus.takes import VERSION
 from ..corpus.write import embedded_corpus
 from ..data.prepared import Prepared
@@ -74,7 +74,7 @@ SMALL = PrepareConfig(factors=(1,), magnifier="linear")  # the flow of the paper
 def knobs() -> str:
     "A hash of all that decides how hard the corpus is."
     looks = {name: vars(look) for name, look in LOOKS.items()}
-    return stable_hash([VERSION, looks, STRONGER])
+    return stable_hash([VERSION, looks, STRONGER, STRAYING])
 
 
 def shuffle_labels(prepared: Prepared, seed: int) -> Prepared:
