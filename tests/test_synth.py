@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from mfdan.corpus import write
 from mfdan.corpus.clip import LOOKS, Clip
 from mfdan.corpus.film import backwards, film, identity_of, motion, move, render
 from mfdan.corpus.write import list_clips, read_truth, write_corpus
@@ -12,6 +13,7 @@ from mfdan.data.registry import record_of
 from mfdan.data.root import read_root
 from mfdan.pixels.align import find_landmarks
 from mfdan.pixels.flow import grey, tvl1
+from mfdan.results.study import Study
 
 SUBJECTS = list({(c.database, c.subject): c for c in list_clips("full", 0)}.values())
 
@@ -89,16 +91,25 @@ def test_moving_back_undoes_moving_where_nothing_folds():
         assert np.abs(backwards(field)).max() <= np.abs(field).max() + 1e-4
 
 
-def test_a_seed_decides_every_byte_and_workers_none(tmp_path):
+def test_a_seed_decides_every_byte_and_workers_none(tmp_path, monkeypatch):
+    "Of a clip or two of each database, which share nothing with the others."
+    few = list_clips("quick", 7)[::15]
+    monkeypatch.setattr(write, "list_clips", lambda size, seed: few)
     a, b = (write_corpus(tmp_path / name, "quick", 7, workers) for name, workers in
             (("a", 1), ("b", 2)))
     files = sorted(p.relative_to(a) for p in a.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(b) for p in b.rglob("*") if p.is_file())
     for file in files: assert (a / file).read_bytes() == (b / file).read_bytes(), file
-    reading = read_root(a)
+    assert {clip.database for clip in few} == set(LOOKS)
+    assert set(read_root(a).clips.clip_id) == {clip.clip_id for clip in few}
+
+
+def test_quick_reads_back_with_its_truth(road):
+    root = Study(road[0]).root
+    reading = read_root(root)
     assert len(reading.clips) == 60 and not len(reading.problems)
     for row in reading.clips.itertuples():
-        truth = read_truth(a, row.clip_id)
+        truth = read_truth(root, row.clip_id)
         assert truth.flow.shape[0] == 2 and truth.aus and len(truth.stray) == 2
         if record_of(row.database).sheet:  # the corpus speaks as the annotation does
             assert row.emotion in {"disgust", "happiness", "surprise"}
