@@ -20,7 +20,9 @@ from mfdan.corpus.stage import Puppet
 from mfdan.corpus.takes import take
 from mfdan.corpus.write import embedded_corpus, list_clips, read_truth, write_corpus
 from mfdan.data.protocols import check_counts, expected_counts
+from mfdan.data.registry import record_of
 from mfdan.data.root import read_root
+from mfdan.results.study import Study
 
 SEED = 1000  # of development; the reported seed is 0
 QUICK = list_clips("quick", SEED)
@@ -91,6 +93,17 @@ def test_workers_and_runs_change_no_byte(tmp_path, monkeypatch):
     made = take(few[0])
     assert abs(truth.flow - made.flow).max() < 0.002 and (truth.hidden == made.hidden).all()
     assert truth.aus == made.units and len(truth.stray) == 2
+
+
+def test_quick_reads_back_with_its_truth(road):
+    root = Study(road[0]).root
+    reading = read_root(root)
+    assert len(reading.clips) == 60 and not len(reading.problems)
+    for row in reading.clips.itertuples():
+        truth = read_truth(root, row.clip_id)
+        assert truth.flow.shape[0] == 2 and truth.aus and len(truth.stray) == 2
+        if record_of(row.database).sheet:  # the corpus speaks as the annotation does
+            assert row.emotion in {"disgust", "happiness", "surprise"}
 
 
 def test_what_there_is_not_is_refused_in_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """The paper's notebooks as a reader meets them, one by one; and Grad-CAM against captum's."""
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 
 from mfdan.results.gradcam import grad_cam
 from mfdan.results.products import notebook_folder
+from mfdan.results.study import Study
 
 NOTEBOOKS = sorted(notebook_folder().glob("*.ipynb"))
 
@@ -43,9 +45,14 @@ def test_every_notebook_documents_its_parameters_alike():
     assert len(set(cells.values())) == 1, cells
 
 
-def test_a_notebook_runs_alone_from_another_folder(tmp_path):
+def test_a_notebook_runs_alone_from_another_folder(road, tmp_path):
+    "On clips of two subjects, with nothing prepared or trained before."
+    few = "SMIC/SMIC_all_cropped/HS"
+    for name in ("s01", "s02"):
+        shutil.copytree(Study(road[0]).root / few / name, tmp_path / "data" / few / name)
     papermill(notebook_folder() / "table_3.ipynb", "out.ipynb", "-p", "profile", "smoke",
-              "-p", "out", tmp_path / "products", cwd=tmp_path, cache=tmp_path / "cache")
+              "-p", "corpus", tmp_path / "data", "-p", "out", tmp_path / "products",
+              cwd=tmp_path, cache=tmp_path / "cache")
     made = {p.name for p in (tmp_path / "products").rglob("*") if p.is_file()}
     assert (tmp_path / "out.ipynb").exists()
     assert {"table_3.csv", "table_3.md", "table_3.tex"} <= made
