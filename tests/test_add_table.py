@@ -142,13 +142,13 @@ def test_a_file_that_is_not_there_is_named(monkeypatch):
         all_products()
 
 
-def test_products_of_a_corpus_that_is_not_here_cannot_be_checked(road, capsys):
-    "The road's cache has no corpus `full`."
-    folder = project_root() / "paper_figures/synthetic/full-quick"
+def test_products_whose_clips_are_not_here_cannot_be_checked(road, capsys):
+    "The road's cache has clips of the smoke profile alone."
+    folder = project_root() / "paper_figures/synthetic/quick-quick"
     assert main(["verify", str(folder)]) == 3
     said = capsys.readouterr().out
-    assert "full-quick: cannot be checked here: its prepared clips" in said
-    assert "NOT" not in said and "--corpus full" in said
+    assert "quick-quick: cannot be checked here: its prepared clips" in said
+    assert "NOT" not in said and "--corpus quick" in said
 
 
 def test_every_default_table_can_be_computed_again():

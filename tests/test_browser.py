@@ -23,9 +23,8 @@ WIDE = """[...document.querySelectorAll('body *')].filter(e => {
 
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("products", ["quick-quick", "full-quick"])
-def test_the_report_is_whole_quiet_and_fits(width, products, tmp_path):
-    report = project_root() / "paper_figures/synthetic" / products / "report.html"
+def test_the_report_is_whole_quiet_and_fits(width, tmp_path):
+    report = project_root() / "paper_figures/synthetic/quick-quick/report.html"
     with Page() as page:
         page.open(report.as_uri(), width)
         page.screenshot(tmp_path / "report.png")
