@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 from joblib import parallel_config
 
@@ -33,6 +34,8 @@ def begin(driver: int) -> None:
 # %% ../../nbs/core/06_workers.ipynb #d4058820
 def processes(workers: int, **more):  # a context; what `joblib.Parallel` does in it
     "joblib's processes, each of one thread, which end with this one."
+    # a worker that has grown is replaced, and its next job done by another: nobody need know
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given")
     return parallel_config("loky", n_jobs=workers, inner_max_num_threads=1, initializer=begin,
                            initargs=(os.getpid(),), **more)
 
