@@ -41,10 +41,10 @@ LONGER = SLOW | {"epochs": 36}
 CANDIDATES = {
     "quick": {
         "beginning": {}, "batch 4": {"batch": 4}, "3e-4": SLOW, "36 epochs": LONGER,
-        "48 epochs": SLOW | {"epochs": 48}, "cosine": LONGER | {"decay": "cosine"},
+        "48 epochs": SLOW | {"epochs": 48}, "60 epochs": SLOW | {"epochs": 60},
+        "72 epochs": SLOW | {"epochs": 72}, "cosine": LONGER | {"decay": "cosine"},
         "warm-up, cosine": LONGER | {"warmup": 0.1, "decay": "cosine"},
         "mirrored": LONGER | {"mirror": True}, "norm": LONGER | {"vector_norm": True},
-        "norm, cosine": LONGER | {"vector_norm": True, "decay": "cosine"},
         "decay of weights 0.1": LONGER | {"weight_decay": 0.1},
     },
     "paper": {
