@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .core.command import COMMANDS, arg, command, number, place
+from .core.command import COMMANDS, arg, command, number, place, word
 from .core.config import EMBEDDED, PROFILES, RunConfig
 from .core.refuse import Refused, asked
 from .core.terminal import agreed, in_print, say, words_of
@@ -66,11 +66,13 @@ def stopped(kept: str) -> int:  # the exit status
 # %% ../nbs/cli.ipynb #cd26eaff
 def main(argv: list[str] | None = None) -> int:
     "Entry point of the `mfdan` command."
-    args = make_parser().parse_args(argv)
+    kept = "nothing was changed"
     try:
+        args = make_parser().parse_args(argv)
+        kept = args.kept
         return args.action(args)
     except KeyboardInterrupt:
-        return stopped(args.kept)
+        return stopped(kept)
     except Exception as problem:
         if os.environ.get("MFDAN_DEBUG"): raise
         refused = isinstance(problem, Refused)
@@ -91,8 +93,9 @@ def do_check(args) -> int:
     from mfdan.data.check import check_root
     from mfdan.data.protocols import load_protocol
     from mfdan.data.registry import load_database
-    for file in args.database: load_database(file)
-    own = load_protocol(args.protocol).name if args.protocol else None
+    with asked():
+        for file in args.database: load_database(file)
+        own = load_protocol(args.protocol).name if args.protocol else None
     report = check_root(args.root, corrections=args.corrections, protocol=own)
     say(report)
     return 0 if report.ok else 1
@@ -115,18 +118,21 @@ def do_corpus(args) -> int:
 
 # %% ../nbs/cli.ipynb #babb41a8
 @command("film a long video of a made-up face, with a list of all that happens in it",
-         arg("to", type=Path, help="a new file, .mp4 or .avi, or a new folder for single frames"),
-         arg("--seed", type=int, default=0), arg("--subject", type=int, default=0),
+         arg("to", type=place, help="a new file, .mp4 or .avi, or a new folder for single frames"),
+         arg("--seed", type=number("seed", 0, 2**32 - 1), default=0),
+         arg("--subject", type=number("subject", 0, 2**32 - 1), default=0),
          arg("--seconds", type=float, default=60.0), arg("--fps", type=float, default=100.0),
          arg("--width", type=int, default=320, help="pixels; the height is a tenth more"),
          arg("--neutral", action="store_true", help="without any expression"),
          example="face.mp4 --seconds 10")
 def do_film(args) -> int:
-    from mfdan.corpus.footage import film_video, write_video
+    from mfdan.corpus.footage import check_new_video, film_video, write_video
     from mfdan.corpus.script import NEUTRAL, USUAL
     course = NEUTRAL if args.neutral else USUAL
-    print(write_video(film_video(args.seed, args.subject, args.seconds, args.fps, args.width,
-                                 course), args.to))
+    with asked():
+        check_new_video(args.to)
+        footage = film_video(args.seed, args.subject, args.seconds, args.fps, args.width, course)
+    say(write_video(footage, args.to))
     return 0
 
 # %% ../nbs/cli.ipynb #38548357
@@ -152,13 +158,13 @@ def run_config(args: argparse.Namespace) -> RunConfig:
 
 # %% ../nbs/cli.ipynb #e4324bf0
 @command("align, flow, magnify: once for every network", *RUN,
-         arg("--method", metavar="NAME|FILE:CLASS",
+         arg("--method", metavar="NAME|FILE:CLASS", type=word,
              help="what this method sees, in place of what MFDAN sees"),
          example="--corpus quick --workers 4", kept=KEPT)
 def do_prepare(args) -> int:
     from mfdan.results.study import Study
     study = Study(run_config(args))
-    if args.method:
+    if args.method is not None:
         from mfdan.results.method_run import method_by, prepared_of
         say(prepared_of(study, method_by(args.method)).folder)
     else:
@@ -197,7 +203,7 @@ def check_asked(args: argparse.Namespace) -> None:
     "leave-one-subject-out training: of what a product reads, or of one method", *RUN,
     arg("products", nargs="*", default=["table_3"], metavar="PRODUCT", type=product_name,
         help="whose runs are trained (default: table_3); they are listed below"),
-    arg("--method", metavar="NAME|FILE:CLASS",
+    arg("--method", metavar="NAME|FILE:CLASS", type=word,
         help="this method on every scope, in place of products; `mfdan methods` lists them"),
     arg("--backend", default="local", choices=("local", "dask")),
     arg("--scheduler", help="of Dask, for example tcp://host:8786"),
@@ -227,7 +233,8 @@ def do_loso(args) -> int:
 
 
 @command("the methods that can be compared: what each sees, its size, its settings' sources",
-         arg("name", nargs="?", help="all that one of them says of itself"), example="ststnet")
+         arg("name", nargs="?", type=word, help="all that one of them says of itself"),
+         example="ststnet")
 def do_methods(args) -> int:
     from mfdan.results.method_run import method_by, method_lines, method_table
     for line in method_lines(method_by(args.name)) if args.name else [method_table()]: say(line)
@@ -290,7 +297,8 @@ def do_certificate(args) -> int:
 
 # %% ../nbs/cli.ipynb #f17f17a1
 @command("train a method on all clips, and keep it as a model", *RUN,
-         arg("--method", default="mfdan", metavar="NAME|FILE:CLASS", help="a network of the zoo"),
+         arg("--method", default="mfdan", metavar="NAME|FILE:CLASS", type=word,
+             help="a network of the zoo"),
          arg("--to", type=place, required=True, metavar="FOLDER", help="a new one: the model"),
          arg("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
          kept="clips that are prepared are kept; the training begins anew",

@@ -12,6 +12,7 @@ from pathlib import Path
 import layouts
 import pytest
 from test_faults import CASES, NINE, OTHER, PREPARED, Home, spoil
+from test_fuzz import a_model
 from test_hostile_files import FOLDERS, HOSTILE, SHEET
 from test_silent import CASME2, SAMM, SMIC
 
@@ -188,6 +189,142 @@ def test_images(place, capsys, case, command):
     argv = ["check", root] if command == "check" else \
         ["prepare", "--workers", "1", "--profile", "smoke", "--corpus", root]
     attack("images", place, capsys, *argv, may=(1,))
+
+
+PROTOCOLS = {**{f"{name}, as JSON": text for name, text in NINE.items()}, **{
+    name: text.encode() for name, text in {
+        "no TOML": "name = ", "a number": "name = 3\nclasses = []\n[labels]",
+        "no labels": 'name = "a"\nclasses = ["x"]',
+        "no classes": 'name = "a"\n[labels.SAMM]\nanger="x"',
+        "labels of text": 'name = "a"\nclasses = ["x"]\nlabels = "SAMM"',
+        "a database of text": 'name = "a"\nclasses = ["x"]\nlabels = {SAMM = "x"}',
+        "a database of a list": 'name = "a"\nclasses = ["x"]\nlabels = {SAMM = ["x"]}',
+        "a class of a list": 'name = "a"\nclasses = ["x"]\nlabels = {SAMM = {anger = ["x"]}}',
+        "classes of lists": 'name = "a"\nclasses = [["x"]]\nlabels = {SAMM = {anger = "x"}}',
+        "no database": 'name = "a"\nclasses = ["x"]\nlabels = {}\ncomposite = true',
+        "an empty database": 'name = "a"\nclasses = ["x"]\nlabels = {SAMM = {}}',
+        "the paper's name": 'name = "megc2019"\nclasses = ["x"]\nlabels = {SAMM = {anger = "x"}}',
+        "a class that draws": 'name = "a"\nclasses = ["\\u001b[2J"]\nlabels = {}',
+        "nested without end": "a = " + "[" * 50_000, "dots without end": "a" + ".a" * 50_000,
+        "twice": 'name = "a"\nname = "b"'}.items()}}
+
+
+@pytest.mark.parametrize("case", PROTOCOLS)
+def test_protocols(place, capsys, case):
+    (place / "mine.toml").write_bytes(PROTOCOLS[case])
+    attack("protocols", place, capsys, "check", copy_of(place), "--protocol", place / "mine.toml",
+           may=(2,))
+
+
+ROOTS = {  # of a copy, what else is given
+    "the same twice": lambda r: [r, r], "one that is not there": lambda r: [r, r / "none"],
+    "one inside the other": lambda r: [r, r / "SAMM"], "the other way": lambda r: [r / "SAMM", r],
+    "a file": lambda r: [r, r / SHEET["SAMM"]],
+    "a link to the other": lambda r: [r, r.with_name("link")],
+    "a copy of it": lambda r: [r, shutil.copytree(r, r.with_name("b"))],
+    "each database alone": lambda r: [r / name for name in ("SMIC", "SAMM", "CASME2")],
+    "nothing but files": lambda r: [r / SHEET["SAMM"], r / SHEET["CASME II"]],
+    "a pipe": lambda r: [r, r.with_name("pipe")], "the disk": lambda r: [r, "/dev/null"],
+    "a hundred": lambda r: [r] * 100}
+
+
+@pytest.mark.parametrize("case", ROOTS)
+def test_several_roots(place, capsys, case):
+    root = copy_of(place)
+    root.with_name("link").symlink_to(root)
+    os.mkfifo(root.with_name("pipe"))
+    attack("several roots", place, capsys, "check", *ROOTS[case](root))
+
+
+@pytest.mark.parametrize("command", ["methods --", "fit --to m --method", "prepare --method"])
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_methods_that_are_asked_for(place, capsys, command, name):
+    *words, last = command.split()
+    words += [last, name] if last == "--" else [f"{last}={name}"]
+    attack("methods, asked for", place, capsys, *words, may=(2,))
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_videos_that_are_asked_for(place, capsys, name):
+    made = place / "here" / f"{name}.mp4"
+    words = ["film", "--seconds", "0.1", "--fps", "10", "--width", "64", "--", f"{name}.mp4"]
+    before, kind = seen(place), TRIED.setdefault("videos, asked for", [])
+    status, err = cli_of(words, capsys)
+    held = status in (1, 2) and seen(place) == before or status == 0 and (
+        {*seen(place)} - {*before} == {str(made), str(made.with_suffix(".json"))})
+    kind.append(held)
+    assert held, (status, err)
+
+
+def cli_of(words, capsys) -> tuple[int, str]:
+    capsys.readouterr()
+    try:
+        status = cli.main(words)
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err and DEFECT not in err, err
+    for line in (out + err).split("\n"): assert line.isprintable(), repr(line)
+    return status, err
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path: return a_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.mark.parametrize("case", IMAGES)
+@pytest.mark.parametrize("which", ["onset", "apex"])
+def test_pictures(place, model, capsys, case, which):
+    good = next((copy_of(place) / SAMM).rglob("*.jpg"))
+    (place / "bad.jpg").write_bytes(IMAGES[case])
+    pair = [good, place / "bad.jpg"][::1 if which == "apex" else -1]
+    attack("pictures", place, capsys, "recognise", *pair, "--model", model, may=(1,))
+
+
+CARD = ("method", "notices", "limits", "score", "data", "classes", "model", "train", "prepare",
+        "stage", "size", "statistics", "probe", "versions", "weights", "format")
+
+
+@pytest.mark.parametrize("value", [..., None, [], {}, "x", -1, float("nan"), [[["x"]]]], ids=str)
+@pytest.mark.parametrize("name", CARD)
+def test_models(place, model, capsys, name, value):
+    folder = shutil.copytree(model, place / "model")
+    card = {k: v for k, v in json.loads((folder / "card.json").read_text()).items()
+            if k != "digest"} | {name: value}
+    card = {k: v for k, v in card.items() if v is not ...}
+    (folder / "card.json").write_text(json.dumps(card | {"digest": stable_hash(card, 64)}))
+    frames = sorted((copy_of(place) / SAMM).rglob("*.jpg"))[:2]
+    attack("models", place, capsys, "recognise", *frames, "--model", folder, may=(1,))
+
+
+@pytest.mark.parametrize("file", ["card.json", "weights.safetensors"])
+@pytest.mark.parametrize("shape", NINE)
+def test_models_of_another_shape(place, model, capsys, file, shape):
+    folder = shutil.copytree(model, place / "model")
+    (folder / file).write_bytes(NINE[shape])
+    attack("models", place, capsys, "recognise", "a.jpg", "b.jpg", "--model", folder, may=(1,))
+
+
+CACHES = {
+    "a file": lambda c: c.write_text(""), "a link to itself": lambda c: c.symlink_to(c),
+    "a link to nowhere": lambda c: c.symlink_to("nowhere"), "a pipe": os.mkfifo,
+    "files where folders are": lambda c: [
+        c.mkdir(), *[(c / name).write_text("") for name in ("folds", "parts", "corpora")]],
+    "names of its own kinds": lambda c: [(c / "prepared").mkdir(parents=True), *[
+        (c / "prepared" / name).mkdir() for name in (*NAMES[6:12], "0123456789ab")]],
+    "a loop in it": lambda c: [(c / "folds").mkdir(parents=True),
+                               (c / "folds/0123456789ab.json").symlink_to("0123456789ab.json")],
+    "pipes in it": lambda c: [(c / "folds").mkdir(parents=True),
+                              os.mkfifo(c / "folds/0123456789ab.json")]}
+
+
+@pytest.mark.parametrize("command", ["clean --yes", "doctor", "verify products"])
+@pytest.mark.parametrize("case", CACHES)
+def test_caches(place, sound, capsys, monkeypatch, command, case):
+    CACHES[case](place / "cache")
+    shutil.copytree(sound / "quick-smoke", place / "here/products")
+    monkeypatch.setattr("mfdan.results.doctor.what_it_takes", lambda: "")
+    attack("caches", place, capsys, *command.split())
 
 
 @pytest.mark.parametrize("case", FOLDERS)

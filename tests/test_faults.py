@@ -25,8 +25,11 @@ from mfdan.network.settings import MFDANConfig
 from mfdan.results.catalogue import save
 from mfdan.results.certificate import pack, seal
 from mfdan.results.study import planted_study
+from mfdan.training.audit import FaultError, LeakError
 from mfdan.training.loso import run_loso
-from mfdan.training.plan import Run
+from mfdan.training.plan import Run, fold_key, plan
+from mfdan.training.predictions import audit, load_folds
+from mfdan.training.store import keep_fold, read_fold
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*holds no digests")
 TINY = MFDANConfig(image_size=28, width=12, heads=(1, 2), mergings=0)
@@ -108,7 +111,49 @@ LOSO = {
 CASES = {f"{command}: {name}": (command, *case) for command in ("prepare", "reproduce", "publish")
          for name, case in RUNS.items()}
 CASES |= {f"loso: {name}": ("loso", *case) for name, case in (RUNS | LOSO).items()}
+METHODS = {  # what --method may say
+    "no such method": ("ststnett", "nearest: ststnet"), "an empty method": ("", "--method"),
+    "a method that draws": ("a\nmfdan: all is well", "--method"),
+    "a file that is not there": ("nowhere.py:Mine", "nowhere.py"),
+    "a class of a file that is not there": (":Mine", "there is no method"),
+}
+FIT = {  # what only these commands take
+    "a GPU that is not there": (["--device", "cuda"], "cuda"),
+    "an unknown device": (["--device", "abacus"], "abacus"),
+    "what is no network": (["--method", "linear"], "linear is no network"),
+}
+FILM = {
+    "no second": (["a.mp4", "--seconds", "0"], "seconds"),
+    "NaN seconds": (["a.mp4", "--seconds", "nan"], "seconds"),
+    "infinite seconds": (["a.mp4", "--seconds", "inf"], "seconds"),
+    "no frame": (["a.mp4", "--fps", "0"], "fps"),
+    "a wide screen": (["a.mp4", "--width", str(10**9)], "width"),
+    "a negative seed": (["a.mp4", "--seed", "-1"], "seed"),
+    "a seed of text": (["a.mp4", "--seed", "one"], "seed"),
+    "nobody": (["a.mp4", "--subject", "9" * 50], "subject"),
+    "another ending": (["a.gif"], "ending"), "an empty name": ([""], "path"),
+    "a name that draws": (["\x1b[2J.mp4"], "path"), "a folder that is there": (["."], "exists"),
+}
+CASES |= {f"{command}: {name}": (command, ["--method", said, *more], about)
+          for command, more in (("loso", []), ("prepare", []), ("fit", ["--to", "model"]))
+          for name, (said, about) in METHODS.items()}
+CASES |= {f"fit: {name}": ("fit", [*more, "--to", "model"], about)
+          for name, (more, about) in (RUNS | FIT).items()}
+CASES |= {f"film: {name}": ("film", *case) for name, case in FILM.items()}
 CASES |= {
+    "fit: nowhere to": ("fit", [], "--to"), "fit: to an empty name": ("fit", ["--to", ""], "path"),
+    "methods: no such method": ("methods", ["ststnett"], "nearest: ststnet"),
+    "choose: of licensed data": ("choose", ["--corpus", "."], "--corpus"),
+    "choose: an unknown size": ("choose", ["--size", "huge"], "huge"),
+    "choose: no workers": ("choose", ["--workers", "0"], "workers"),
+    "recognise: no model": ("recognise", ["a.png", "b.png"], "--model"),
+    "recognise: one picture": ("recognise", ["a.png", "--model", "m"], "apex"),
+    "clean: what there is not": ("clean", ["--kind", "everything"], "everything"),
+    "clean: of tomorrow": ("clean", ["--older", "-1"], "older"),
+    "check: nothing": ("check", [""], "path"),
+    "check: no protocol": ("check", [".", "--protocol", "none.toml"], "none.toml"),
+    "check: no database": ("check", [".", "--database", "none.py"], "none.py"),
+    "doctor: more than it is asked": ("doctor", ["all"], "all"),
     "reproduce: an unknown product": ("reproduce", ["--only", "table_99"], "table_99"),
     "corpus: a negative seed": ("corpus", ["quick", "--seed", "-1"], "seed"),
     "corpus: a seed of a hundred digits": ("corpus", ["quick", "--seed", "9" * 100], "seed"),
@@ -190,6 +235,50 @@ def test_a_study_refuses_an_absurd_run(cache):
 
 
 # -- 12: whatever file a user can have ----------------------------------------------------------
+
+CODE = {  # a file of one's own, and what the line is about
+    "no Python": ("def", "line 1: SyntaxError"), "of no encoding": (b"\xff\xfe", "SyntaxError"),
+    "that divides by zero": ("a = 1\nb = a / 0", "line 2: ZeroDivisionError"),
+    "that ends the program": ("raise SystemExit('bye')", "line 1: SystemExit: bye"),
+    "that imports what is not here": ("import nothing_here", "No module named 'nothing_here'"),
+    "of two lines of complaint": ("raise RuntimeError('a\\nb')", "line 1: RuntimeError: a b"),
+    "that defines nothing": ("x = 1", "it"), "that is empty": ("", "it"),
+}
+
+
+@pytest.mark.parametrize("command", ["loso --method", "check . --database", "products"])
+@pytest.mark.parametrize("case", CODE)
+def test_a_file_of_ones_own_that_fails_is_named_with_its_line(cache, monkeypatch, capsys, command,
+                                                              case):
+    code, about = CODE[case]
+    file = cache.parent / "here/mine.py"
+    file.write_bytes(code if isinstance(code, bytes) else code.encode())
+    if command == "products":
+        if "it" == about: return  # a file that registers no product is no fault
+        monkeypatch.setenv("MFDAN_PRODUCTS", str(file))
+        status, out, err = ask(capsys, "reproduce", "--help")
+        assert status == 1
+    else:
+        status, out, err = ask(capsys, *command.split(), file)
+        assert (status, out) == (2, "")
+    assert "mine.py" in one_line(err) and about in err, err
+    assert not cache.exists()
+
+
+def test_a_file_of_ones_own_that_would_hide_a_module(cache, capsys):
+    for name in ("json.py", "torch.py", "sys.py"):
+        (cache.parent / "here" / name).write_text("x = 1")
+        status, _, err = ask(capsys, "fit", "--to", "m", "--method", name)
+        assert status == 2 and f"there is a module {name[:-3]!r} already" in one_line(err)
+
+
+def test_products_that_are_not_there(cache, monkeypatch, capsys):
+    for name in ("/nowhere/mine.py", str(cache.parent)):
+        monkeypatch.setenv("MFDAN_PRODUCTS", name)
+        for words in (["reproduce", "--help"], ["loso", "table_3"], ["reproduce", "--only", "x"]):
+            status, _, err = ask(capsys, *words)
+            assert status in (1, 2) and "MFDAN_PRODUCTS names" in one_line(err), err
+
 
 class Home:
     "Products of made-up clips with their folds, and a certificate of them."
@@ -392,6 +481,31 @@ def test_a_finding_is_headed_by_what_it_is(tmp_path, monkeypatch, case):
     made = run_loso(planted(3, 6, size=28), [RUN], tmp_path, workers=1, progress=False)
     assert len(made.failed) == 3
     for line in made.failed: assert one_line(line).startswith(head), line
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    "Honest folds on the disk."
+    data, store = planted(3, 6, size=28), tmp_path_factory.mktemp("kept")
+    run_loso(data, [RUN], store, workers=1, progress=False)
+    return data, store
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_a_fold_that_is_read_is_called_what_it_is(kept, tmp_path, case):
+    (data, store), (head, change) = kept, HEADS[case]
+    here = shutil.copytree(store, tmp_path / "folds")
+    key = fold_key(data, plan(data, RUN)[0], RUN)
+    keep_fold(here, key, change(read_fold(here, key)[0]))
+    with pytest.raises(LeakError if head == "leak: " else FaultError) as error:
+        load_folds(here, data, RUN)
+    assert one_line(error.value).startswith(head)
+    assert "leak" not in str(error.value) or head == "leak: "
+    assert audit(here, data, RUN).findings[0].startswith(head)
+    assert f"delete {key}.json in {here}" in str(error.value)  # what is said helps
+    (here / f"{key}.json").unlink()
+    assert run_loso(data, [RUN], here, workers=1, progress=False).trained == 1
+    assert len(load_folds(here, data, RUN)) == 3
 
 
 # -- 14: terminals, and what stays open ---------------------------------------------------------

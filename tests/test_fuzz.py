@@ -19,21 +19,26 @@ from hypothesis import strategies as st
 from layouts import few
 from openpyxl import Workbook
 
-from mfdan.core.config import FitConfig
-from mfdan.core.files import MARKER, stable_hash
+from mfdan.core.config import FitConfig, TrainConfig
+from mfdan.core.files import MARKER, read_json, stable_hash
 from mfdan.data.planted import planted
 from mfdan.data.prepared import load_prepared, read_clips, save_prepared
 from mfdan.data.problems import LeftOut, Log
-from mfdan.data.protocols import CLASSES
+from mfdan.data.protocols import CLASSES, PROTOCOLS, file_faults, load_protocol, protocol_from
 from mfdan.data.reader import Place, read_apex_index, read_database
 from mfdan.data.registry import record_of
 from mfdan.data.root import corpus_of
+from mfdan.network.settings import MFDANConfig
 from mfdan.results.certificate import KIND, check_certificate, packed_scores, seal
 from mfdan.results.verify import in_words, verify
 from mfdan.training.audit import audit_fold
+from mfdan.training.bank import Bank, side_statistics
 from mfdan.training.fold import train_fold
 from mfdan.training.plan import Run, plan
 from mfdan.training.store import keep_fold, read_fold
+from mfdan.video.model import UNKNOWN, everybody, load_model, make_card, save_model
+from mfdan.video.recognise import model_lines, prepare_settings
+from mfdan.zoo.contract import build, method_of
 from mfdan.zoo.linear import LinearConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*holds no digests")
@@ -292,11 +297,55 @@ def about(home):
     return spoilt_json(sound) | values | spoilt_bytes(json.dumps(sound).encode()), parse
 
 
+def protocol(home):
+    file = home.folder / "mine.toml"
+    sound = 'name = "mine"\nclasses = ["negative", "positive"]\ncomposite = true\n' \
+            '[labels."CASME II"]\ndisgust = "negative"\nhappiness = "positive"\n'
+    plain = {"name": "mine", "classes": ["negative", "positive"],
+             "labels": {"SAMM": {"anger": "negative"}}, "composite": True}
+
+    def parse(thing):
+        try:
+            if isinstance(thing, bytes):
+                file.write_bytes(thing)
+                load_protocol(file)
+            elif said := file_faults(thing):  # as if a file had said so
+                one_line(said)
+            else: protocol_from(thing)
+        finally: PROTOCOLS.pop("mine", None)
+    return spoilt_bytes(sound.encode()) | spoilt_json(plain), parse
+
+
+def a_model(folder: Path) -> Path:
+    "A model of made-up clips that learned nothing."
+    data = planted(4, 6, size=28)
+    run = Run("tiny", "composite", MFDANConfig(image_size=28, width=12, heads=(1, 2), mergings=0),
+              TrainConfig(epochs=1))
+    fold, bank = everybody(data, run), Bank(data, method_of(run.model).inputs(run.model))
+    network = build(run.model, 3).eval()
+    card = make_card(data, fold, run, UNKNOWN, network, side_statistics(bank.power, fold))
+    return save_model(folder, network, card)
+
+
+def card(home):
+    folder = a_model(home.folder / "model")
+    sound = {k: v for k, v in read_json(folder / "card.json").items() if k != "digest"}
+
+    def parse(thing):
+        if isinstance(thing, dict): thing = thing | {"digest": stable_hash(thing, 64)}
+        (folder / "card.json").write_bytes(
+            thing if isinstance(thing, bytes) else json.dumps(thing).encode())
+        model = load_model(folder)
+        for line in (*str(model).splitlines(), *model_lines(model.card)): one_line(line)
+        prepare_settings(model.card)
+    return spoilt_json(sound) | values | spoilt_bytes(json.dumps(sound).encode()), parse
+
+
 PARSERS = {
     "annotation.xlsx": lambda home: annotation(home, ".xlsx"),
     "annotation.csv": lambda home: annotation(home, ".csv"),
     "certificate": certificate, "provenance": about, "marker": marker, "meta.json": meta,
-    "clips.csv": clip_table, "fold": fold_file,
+    "clips.csv": clip_table, "fold": fold_file, "protocol": protocol, "card": card,
     "apex index.csv": apex_index, "apex index.xlsx": lambda home: apex_index(home, ".xlsx"),
 }
 
@@ -310,4 +359,6 @@ def test_a_parser_gives_a_line_or_a_value(home, parser):
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("parser", PARSERS)
 def test_a_parser_gives_a_line_or_a_value_for_ten_minutes(home, parser):
-    assert feed(*PARSERS[parser](home), LONG) > LONG / 2
+    count = feed(*PARSERS[parser](home), LONG)
+    print(f"{parser}: {count} files in {LONG:g} s")
+    assert count > LONG / 2

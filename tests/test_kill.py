@@ -9,9 +9,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import psutil
 import pytest
+from conftest import ROAD
 from test_loso import start
 
 from mfdan.core.config import PROFILES, RunConfig, TrainConfig
@@ -73,13 +75,55 @@ def products(home: Path, out: Path) -> dict[str, bytes]:
             if p.suffix in (".csv", ".md", ".tex", ".png")}
 
 
+def finished(home: Path, out: Path) -> int:
+    "How much of the road is behind: clips prepared, folds trained, notebooks executed."
+    return sum(len([*folder.glob(pattern)]) for folder, pattern in (
+        (home, "corpora/quick-*"), (home, "parts/*.npz"), (home, "prepared/*/meta.json"),
+        (home, "folds/*.json"), (out, "*/notebooks/*.key"), (out, "*/report.html")))
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_whole_road(tmp_path, monkeypatch):
+    "Killed twenty times, evenly over all that is made, from the corpus to the report."
     monkeypatch.setenv("MFDAN_CACHE", "")  # put back afterwards
     calm = products(tmp_path / "calm", tmp_path / "calm-out")
-    home, out = tmp_path / "home", tmp_path / "out"
-    killed(f"products(Path({str(home)!r}), Path({str(out)!r}))", 10, 14)
+    home, out, there = tmp_path / "home", tmp_path / "out", [0]
+    whole = finished(tmp_path / "calm", tmp_path / "calm-out")
+    call = f"products(Path({str(home)!r}), Path({str(out)!r}))"
+    for number in range(20):
+        enough = max(whole * number // 21, there[-1]) + 1
+        kill_when(call, lambda enough=enough: finished(home, out) >= enough)
+        there.append(finished(home, out))
+    print(f"of {whole}, at each kill:", *there[1:])
+    assert all(np.diff(there) > 0) and there[-1] < whole  # each added some, none came too late
     assert products(home, out) == calm and {"table_3.csv", "figure_5.png"} <= set(calm)
+
+
+def kill_when(call: str, ready) -> None:
+    "Run a call of this module, and kill it and its workers a moment after something is so."
+    process, rng = start_of(call), np.random.default_rng(0)
+    while not ready():
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.01)
+    time.sleep(float(rng.uniform(0, 0.2)))
+    everybody = [process.pid, *(child.pid for child in kernels_of(process.pid))]
+    os.killpg(process.pid, signal.SIGKILL)
+    for pid in everybody[1:]:  # a kernel leads a group of its own
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError: continue
+    process.wait()
+
+
+def kernels_of(pid: int) -> list[psutil.Process]:
+    "The kernels of notebooks that a process or its workers execute."
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if "ipykernel_launcher" in child.cmdline(): found.append(child)
+        except psutil.Error: continue  # it has just ended
+    return found
 
 
 def records(store: Path) -> dict[str, dict]:
@@ -234,6 +278,98 @@ def test_ctrl_c(cache, whom):
     os.killpg(again.process.pid, signal.SIGKILL)
     again.process.communicate()
     assert all(path.read_bytes() == body for path, body in before.items())
+
+
+SLEEPER = """
+import sys
+from pathlib import Path
+from mfdan import cli
+from mfdan.core.config import RunConfig
+from mfdan.results import reproduce
+home, workers = Path(sys.argv[1]), int(sys.argv[2])
+run = RunConfig(profile="smoke", out=str(home / "out"), workers=workers)
+pages = [reproduce.Page(home / f"{n}.ipynb", home / f"out/{n}.ipynb", "k", n == 2)
+         for n in range(3)]
+reproduce.reproduce = lambda *_, **__: reproduce.execute_pages(pages, run)
+sys.exit(cli.main(["reproduce"]))
+"""
+
+
+@pytest.mark.parametrize("workers, sleeps", [
+    (1, 1), (1, 2), pytest.param(2, 1, marks=pytest.mark.slow)],
+    ids=["in the driver", "alone", "in a worker"])
+def test_ctrl_c_ends_a_notebook_and_its_kernel(tmp_path, workers, sleeps):
+    for number in range(3):
+        code = f"open({str(tmp_path / 'ready')!r}, 'w').close()\nimport time\ntime.sleep(900)"
+        cell = nbformat.v4.new_code_cell(code if number == sleeps else "1 + 1")
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{number}.ipynb")
+    process = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path), str(workers)],
+                               text=True, start_new_session=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    kernels = kernels_of(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    *bar, last = err.strip().splitlines()
+    assert process.returncode == 130 and not out, (out, err)
+    assert last.startswith("mfdan: stopped; what is finished is kept"), err
+    assert all("notebooks" in line or not line.strip() for line in bar), err
+    assert len(kernels) == 1 and not psutil.wait_procs(kernels, timeout=10)[1]
+    assert (tmp_path / "out/0.key").exists() and not (tmp_path / f"out/{sleeps}.key").exists()
+
+
+REPRODUCE = """
+import sys
+from mfdan.cli import main
+sys.exit(main(["reproduce", "--profile", "smoke", *sys.argv[1:]]))
+"""
+
+
+class Notebooks(Driver):
+    "`reproduce` where all is trained, seen when a notebook is finished and others are at work."
+
+    def __init__(self, out: Path, workers: int, *only: str):
+        self.folds, self.out = out, out
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", REPRODUCE, "--workers", str(workers), "--out", str(out),
+             "--only", *only], text=True, start_new_session=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        while not kernels_of(self.process.pid) or len(self.kept()) < (len(only) > 1):
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.02)
+        time.sleep(1)
+        self.children = psutil.Process(self.process.pid).children(recursive=True)
+
+    def kept(self) -> list[Path]: return [*self.out.glob("*/notebooks/*.key")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["the driver", "all of them, as a terminal does"])
+@pytest.mark.parametrize("workers, only", [
+    (1, ROAD), (2, ROAD), (2, ("scaling",))], ids=["one worker", "two workers", "one alone"])
+def test_ctrl_c_in_the_middle_of_notebooks(road, tmp_path, monkeypatch, workers, only, whom):
+    run, _ = road
+    monkeypatch.setenv("MFDAN_CACHE", str(run.folder.parents[1] / "cache"))
+    driver = Notebooks(tmp_path / "out", workers, *only)
+    how = os.kill if whom == "the driver" else os.killpg
+    how(driver.process.pid, signal.SIGINT)
+    out, err = driver.process.communicate(timeout=60)
+    *bar, last = err.strip().splitlines()
+    assert driver.process.returncode == 130 and not out, (out, err)
+    assert last.startswith("mfdan: stopped; what is finished is kept"), err
+    assert "Traceback" not in err and all("notebooks" in line or "folds" in line or not line.strip()
+                                          for line in bar), err
+    assert not driver.left()
+    before = {path: path.stat().st_mtime_ns for path in driver.kept()}
+    if only != ROAD: return
+    assert before and len(before) < len(ROAD)
+    again = subprocess.run([sys.executable, "-c", REPRODUCE, "--out", str(driver.out), "--only",
+                            *ROAD], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert len(driver.kept()) == len(ROAD) and before.items() <= {
+        path: path.stat().st_mtime_ns for path in driver.kept()}.items()
 
 
 @pytest.mark.slow

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STEP', 'CONTAINERS', 'posts', 'upright', 'Footage', 'film_video', 'peak_of', 'happened', 'write_folder',
-           'write_container', 'write_video']
+           'write_container', 'check_new_video', 'write_video']
 
 # %% ../../nbs/corpus/22_footage.ipynb #a0db70e8
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from ..core.config import one_of
-from ..core.files import atomic_file, atomic_folder, disk_in_words, write_atomic
+from ..core.files import atomic_file, atomic_folder, write_atomic
+from ..core.places import place_in_words
 from ..core.refuse import whole
 from .expression import Moved, Turn, gaze, motion_between, new_habit, surface_of
 from .head import surface
@@ -163,12 +165,19 @@ def write_container(footage: Footage, path: Path) -> None:
             raise OSError(f"{path}: {kept} of {footage.count} frames were kept: is the disk full?")
         write_atomic(path.with_suffix(".json"), json.dumps(happened(footage), indent=1) + "\n")
 
+# %% ../../nbs/corpus/22_footage.ipynb #34770520
+def check_new_video(to: Path) -> None:
+    "Refuse an ending that is none of a video, and a name that is taken."
+    one_of("the ending of a video", to.suffix.lower(), ("", *CONTAINERS))
+    for name in (to, to.with_suffix(".json") if to.suffix else to):
+        if os.path.lexists(name):
+            raise FileExistsError(f"{name} exists: choose another name for the video")
+
 
 def write_video(footage: Footage, to: Path | str) -> Path:  # where it lies
     "Write a video; an ending of `CONTAINERS` makes one file, none a folder of frames."
     to = Path(to)
-    if to.exists(): raise FileExistsError(f"{to} exists: choose another name for the video")
-    one_of("the ending of a video", to.suffix.lower(), ("", *CONTAINERS))
-    with disk_in_words(to.parent, "nothing of the video was kept"):
+    check_new_video(to)
+    with place_in_words(to.parent, "choose another place", "nothing of the video was kept"):
         write_container(footage, to) if to.suffix else write_folder(footage, to)
     return to

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'NEGATIVE', 'MEANING', 'NOT_USED', 'EXCLUDED', 'ABLATED', 'MEGC2019', 'PROTOCOLS', 'Protocol', 'megc2019',
-           'native', 'protocol_of', 'register_protocol', 'read_toml', 'file_faults', 'load_protocol', 'classes_of',
-           'why_not', 'with_labels', 'in_scope', 'membership_hash', 'add_up', 'expected_counts', 'paper_counts',
-           'removed_by_rule', 'same_clips', 'check_counts']
+           'native', 'protocol_of', 'register_protocol', 'read_toml', 'file_faults', 'protocol_from', 'load_protocol',
+           'classes_of', 'why_not', 'with_labels', 'in_scope', 'membership_hash', 'add_up', 'expected_counts',
+           'paper_counts', 'removed_by_rule', 'same_clips', 'check_counts']
 
 # %% ../../nbs/data/03_protocols.ipynb #b3d131e3
 import hashlib
@@ -103,8 +103,9 @@ def read_toml(file: Path) -> dict:
     "What a file says; one that cannot be read is named in one line."
     if not file.is_file(): raise FileNotFoundError(f"{file}: there is no such file; write one")
     try:
+        if file.stat().st_size > 1_000_000: raise ValueError("it has more than a million bytes")
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"{file}: it is no TOML ({said}); mend it there") from error
 
@@ -114,11 +115,16 @@ def file_faults(said: Mapping) -> str:  # what is wrong, and what to do; "" if n
     wanted = {"name": str, "classes": list, "labels": dict}
     wrong = [key for key, kind in wanted.items() if not isinstance(said.get(key), kind)]
     if wrong: return f"it does not say {', '.join(wrong)}; data.protocols' page has an example"
+    if not all(isinstance(name, str) and name.isprintable() for name in said["classes"]):
+        return "its classes are not all names; write [\"negative\", ...]"
     if strange := {*said} - {*wanted, "composite"}:
         return f"it says {', '.join(sorted(strange))}, which nobody reads; remove it"
     for database, labels in said["labels"].items():
         if database not in databases():
             return f"nobody knows a database {database!r}; it is one of {', '.join(databases())}"
+        if not isinstance(labels, Mapping):
+            return f"it does not say which emotion of {database} is which class; write that " \
+                   f"below [labels.\"{database}\"]"
         for emotion, label in labels.items():
             if emotion not in record_of(database).emotions:
                 return f"{database} has no emotion {emotion!r}; it has " \
@@ -128,16 +134,21 @@ def file_faults(said: Mapping) -> str:  # what is wrong, and what to do; "" if n
     return ""
 
 # %% ../../nbs/data/03_protocols.ipynb #73956d67
+def protocol_from(said: Mapping) -> Protocol:  # in which there are no faults
+    "The protocol that a file says."
+    names, classes = tuple(said["labels"]), tuple(said["classes"])
+    pooled = bool(said.get("composite"))
+    scopes = (*names, "composite") if pooled else names
+    return Protocol(said["name"], names, said["labels"], dict.fromkeys(scopes, classes),
+                    composite=pooled)
+
+
 def load_protocol(path: Path | str) -> Protocol:
     "Register the protocol of a file."
     file = Path(path).expanduser()
     said = read_toml(file)
     if wrong := file_faults(said): raise ValueError(f"{file}: {wrong}")
-    names, classes = tuple(said["labels"]), tuple(said["classes"])
-    pooled = bool(said.get("composite"))
-    scopes = (*names, "composite") if pooled else names
-    return register_protocol(Protocol(said["name"], names, said["labels"],
-                                      dict.fromkeys(scopes, classes), composite=pooled))
+    return register_protocol(protocol_from(said))
 
 # %% ../../nbs/data/03_protocols.ipynb #6c7d659e
 def classes_of(

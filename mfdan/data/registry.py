@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..core.config import one_of
+from ..core.refuse import own_code
 from .database import Database
 
 # %% ../../nbs/data/01_registry.ipynb #b469b551
@@ -58,7 +59,7 @@ def run_file(path: Path) -> ModuleType:
     module = module_from_spec(spec)
     sys.path.insert(0, str(path.parent))  # it may import what lies beside it
     try:
-        spec.loader.exec_module(module)
+        with own_code(path): spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
     return module

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.config import one_of
+from ..core.refuse import own_code
 from .products import PRODUCTS, WHEN, Product, in_order, no_runs
 from .runs import TableRow
 from .save import save_figure, save_table
@@ -37,11 +38,11 @@ def load_file(file: Path) -> None:
     "Register the products of a file, once."
     name = f"mfdan_products_{file.stem}"
     if getattr(sys.modules.get(name), "__file__", None) == str(file): return
-    if not file.exists():
-        raise FileNotFoundError(f"MFDAN_PRODUCTS names {file}, which is not there: correct it")
+    if not file.is_file() or file.suffix != ".py":
+        raise FileNotFoundError(f"MFDAN_PRODUCTS names {file}, which is no Python file: correct it")
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with own_code(file): spec.loader.exec_module(module)
     sys.modules[name] = module
 
 # %% ../../nbs/results/22_catalogue.ipynb #2f3407a3

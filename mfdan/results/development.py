@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['DEVELOPMENT', 'BEGINNING', 'SLOW', 'LONGER', 'CANDIDATES', 'ENOUGH', 'NEARLY_ALL', 'CHOICE', 'SEEDS', 'differences',
            'runs_of', 'training_accuracy', 'diverging', 'development_uf1', 'Bench', 'alone', 'branch_alone',
-           'try_candidate', 'passing', 'chosen_by', 'choose', 'keep_choice', 'frozen', 'choice', 'as_reported']
+           'try_candidate', 'passing', 'chosen_by', 'choose', 'choice_file', 'check_kept', 'keep_choice', 'frozen',
+           'choice', 'as_reported']
 
 # %% ../../nbs/results/04_development.ipynb #d9cfd19c
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ import torch
 
 from ..core.config import PROFILES, one_of
 from ..core.files import asset, cache_root, stable_hash, write_atomic
+from ..core.refuse import Refused
 from ..data.prepared import Prepared
 from ..data.protocols import CLASSES, MEGC2019
 from .runs import variant
@@ -193,6 +196,7 @@ def choose(
     from mfdan.pixels.prepare import prepare
     one_of("profile", profile, tuple(CANDIDATES))
     where = cache or cache_root()
+    check_kept()
     corpora = {seed: prepare(read_root(embedded_corpus(size, seed, where)).clips,
                              PROFILES[profile], where, progress=False) for seed in SEEDS}
     bench, rows = Bench(profile, corpora, where / "development", workers), []
@@ -205,9 +209,19 @@ def choose(
     return table
 
 
+def choice_file() -> Path: return asset("magnet.json").parent / CHOICE
+
+
+def check_kept() -> None:
+    "Refuse to begin where the choice could not be kept: it takes hours."
+    if not os.access(choice_file().parent, os.W_OK):
+        raise Refused(f"{choice_file()} may not be written, and a choice is kept there: work in a "
+                      "checkout of your own")
+
+
 def keep_choice(profile: str, size: str, table: pd.DataFrame) -> None:
     "Write a profile's table into the package."
-    file = asset("magnet.json").parent / CHOICE
+    file = choice_file()
     page = json.loads(file.read_text()) if file.exists() else {}
     name = chosen_by(table)
     rows = json.loads(table.round(4).to_json(orient="records"))

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pandas as pd
 
-
+from ..core.refuse import Refused, asked
 from ..data.prepared import Prepared
 from ..data.protocols import CLASSES, MEGC2019
 from .measured import chance, with_interval
@@ -30,13 +30,13 @@ def method_by(
     path, colon, name = said.rpartition(":")
     if not colon: path, name = said, ""
     if path.endswith(".py"):
-        method = load_method(path)
+        with asked(): method = load_method(path)
         if name in ("", method.make.__name__): return method
-        raise ValueError(f"{path} defines the method {method.make.__name__}, not {name!r}")
+        raise Refused(f"{path} defines the method {method.make.__name__}, not {name!r}")
     names = method_names()
     if said in names: return find_method(said)
     near = difflib.get_close_matches(said.lower(), names, 4, 0.4)
-    raise ValueError(f"there is no method {said!r}; " + (
+    raise Refused(f"there is no method {said!r}; " + (
         f"nearest: {', '.join(near)}" if near else f"there are {', '.join(names)}"))
 
 # %% ../../nbs/results/30_method_run.ipynb #5443aaf3

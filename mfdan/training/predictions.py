@@ -13,7 +13,7 @@ from safetensors.torch import load as from_safetensors
 from torch import nn
 
 from ..data.prepared import Prepared
-from .audit import LeakError, audit_fold
+from .audit import audit_fold, complaint, headed
 from .bank import powers
 from .loso import run_inputs
 from .plan import Run, fold_key, plan
@@ -26,15 +26,18 @@ def load_folds(
 ) -> list[dict]:  # the records, in order of the held-out name
     "All folds of a run, audited; what is missing is named."
     folds, power = plan(prepared, run), powers(prepared, run_inputs(run))
-    records = [read_fold(store, fold_key(prepared, fold, run))[0] for fold in folds]
+    keys = [fold_key(prepared, fold, run) for fold in folds]
+    records = [read_fold(store, key)[0] for key in keys]
     missing = [fold.held_out for fold, record in zip(folds, records) if record is None]
     if missing:
         raise FileNotFoundError(f"{run.name} ({run.scope}, seed {run.train.seed}): "
                                 f"{len(missing)} of {len(folds)} folds have no result in {store}: "
                                 f"{', '.join(missing)}; run_loso (or `mfdan loso`) trains them")
-    found = [line for fold, record in zip(folds, records)
-             for line in audit_fold(prepared, fold, run, record, power)]
-    if found: raise LeakError("; ".join(found))
+    found = {key: audit_fold(prepared, fold, run, record, power)
+             for key, fold, record in zip(keys, folds, records)}
+    if lines := [line for lines in found.values() for line in lines]:
+        files = ", ".join(f"{key}.json" for key in keys if found[key])
+        raise complaint(lines, f"delete {files} in {store}, and it is trained again")
     return records
 
 # %% ../../nbs/training/16_predictions.ipynb #41e4fd25
@@ -66,7 +69,7 @@ def audit(
         record, problem = read_fold(store, fold_key(prepared, fold, run))
         found, shape = [problem or "no result"], []
         if record is not None:
-            found = audit_fold(prepared, fold, run, record, power)
+            found = [headed(audit_fold(prepared, fold, run, record, power))]
             shape = record["batches"]["shape"]
         rows.append((fold.held_out, len(fold.train), len(fold.test), "x".join(map(str, shape)),
                      "; ".join(found)))

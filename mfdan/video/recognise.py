@@ -38,7 +38,8 @@ from ..pixels.align import Crop, FaceCut, NoFace, TwoFaces, fit_crop, whole_face
 from ..pixels.parts import STAGE, ClipJob, compute_part, one_thread, truth_root
 from ..results.gradcam import grad_cam
 from ..results.report import STYLE
-from .model import Model, given, load_model, probabilities, score_in_words
+from .model import (
+    Model, given, load_model, probabilities, refuse_taken, score_in_words)
 
 # %% ../../nbs/video/06_recognise.ipynb #30bc1096
 Picture = Path | str | ndarray  # a file, or uint8 RGB
@@ -102,12 +103,16 @@ def cut(
 def prepare_settings(card: dict) -> PrepareConfig:
     "How the clips of a model were prepared."
     said = card["prepare"]
-    if card["stage"] != STAGE or not said:
+    if card.get("stage") != STAGE or not said:
         raise ValueError(f"this model's clips were prepared by another version (stage "
-                         f"{card['stage']}, this mfdan has {STAGE}): fit it again")
-    return PrepareConfig(**{**said, "factors": tuple(said["factors"]),
-                            "align": AlignConfig(**said["align"]),
-                            "flow": FlowConfig(**said["flow"])})
+                         f"{card.get('stage')}, this mfdan has {STAGE}): fit it again")
+    try:
+        return PrepareConfig(**{**said, "factors": tuple(said["factors"]),
+                                "align": AlignConfig(**said["align"]),
+                                "flow": FlowConfig(**said["flow"])})
+    except (TypeError, KeyError) as error:
+        raise ValueError("this model's clips were prepared with settings that this version of "
+                         f"mfdan does not know ({error}): fit it again") from error
 
 
 PARTS = ("pair", "flow", "magnified")  # what two pictures give
@@ -271,9 +276,9 @@ def check_page(out: Path, model: Model, pictures: tuple[Picture, ...]) -> None:
     "Refuse a page before anything is computed."
     if out.suffix.lower() not in (".html", ".png"):
         raise Refused(f"{out} must end in .html (a page) or .png (a picture)")
-    if out.exists(): raise Refused(f"{out} exists: choose another name, or delete it")
+    refuse_taken(out)
     if model.licensed or not all(map(is_embedded, pictures)): keep_private(
-        out.resolve().parent, "a page that shows a face", "does not go there: choose a private "
+        out.parent, "a page that shows a face", "does not go there: choose a private "
         "folder, such as paper_figures/local")
 
 # %% ../../nbs/video/06_recognise.ipynb #3c548b77

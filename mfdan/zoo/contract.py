@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'CONTRACT', 'Method', 'refuse_unsound', 'method', 'method_names', 'find_method', 'method_of', 'build',
-           'settings_of', 'load_method']
+           'settings_of', 'hides', 'load_method']
 
 # %% ../../nbs/zoo/01_contract.ipynb #52dd8d0a
 import importlib
@@ -12,13 +12,14 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass, replace
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import cloudpickle
 from torch import nn
 
 from ..core.config import TrainConfig, one_of
+from ..core.refuse import own_code
 from ..data.prepared import READABLE
 
 # %% ../../nbs/zoo/01_contract.ipynb #a35d4649
@@ -135,6 +136,14 @@ def settings_of(
     one_of("profile", profile, (*known, "smoke"))
     return known[profile]
 
+# %% ../../nbs/zoo/01_contract.ipynb #0169012b
+def hides(path: Path) -> bool:
+    "Would a file, imported by its name, take the place of a module that others import?"
+    there = sys.modules.get(path.stem)
+    if there is not None: return not hasattr(there, "is_a_method_file")
+    spec = find_spec(path.stem) if path.stem.isidentifier() else None
+    return spec is not None and spec.origin != str(path)
+
 # %% ../../nbs/zoo/01_contract.ipynb #f26d739b
 def load_method(
     path: Path | str,  # a Python file outside the package
@@ -142,11 +151,15 @@ def load_method(
     "Register the method that a file defines."
     path = Path(path).expanduser().resolve()
     if not path.is_file(): raise FileNotFoundError(f"{path}: there is no such file")
+    if hides(path):
+        raise ValueError(f"{path}: there is a module {path.stem!r} already; give the file another "
+                         "name")
     spec = spec_from_file_location(path.stem, path)
     module = sys.modules[path.stem] = module_from_spec(spec)
+    module.is_a_method_file = True
     before = set(METHODS)
     if str(path.parent) not in sys.path: sys.path.append(str(path.parent))  # for its neighbours
-    spec.loader.exec_module(module)
+    with own_code(path): spec.loader.exec_module(module)
     new = [made for name, made in METHODS.items() if name not in before or made.file == path]
     if len(new) != 1:
         raise ValueError(f"{path}: it should define one method with @method; it defines {len(new)}")
