@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from .core.command import COMMANDS, arg, command, number, place, word
 from .core.config import EMBEDDED, PROFILES, RunConfig

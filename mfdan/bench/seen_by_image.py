@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ..core.files import stable_hash
-from ..data.planted import planted, planted_faces
+from ..data.planted import planted_faces
 from ..data.prepared import Prepared
 from ..data.protocols import ABLATED, CLASSES
 from ..results.development import DEVELOPMENT
