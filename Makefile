@@ -4,7 +4,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 SKIP := $(if $(filter Linux,$(shell uname)),,--skip_file_re '^[_.]|^02_flow_gpu')  # Triton is for Linux
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help env dev paper test test-slow lab docs bench publish export clean-notebooks
 

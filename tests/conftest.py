@@ -30,13 +30,32 @@ def road(tmp_path_factory):
         yield run, reproduce(run, only=ROAD)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups
+# -- `pytest -n 2 --dist loadfile` ----------------------------------------------------------------
+
+WALKERS = {f"tests/test_{name}.py" for name in (  # the files that ask for `road`
+    "add_table", "browser", "paper", "quiet", "refusals", "road", "film")}
+
+
+def walks(nodeid: str) -> bool: return nodeid.split("::")[0] in WALKERS
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `pytest -n 2 --dist loadgroup` leaves together: a file, whose fixtures are made once;
-    and all that walks the road, in whichever file, since that takes a minute to make. It is begun
-    first, so that no process waits for it in the end.
-    """
+    "The road's files first, since it takes a minute to make; each of them must be known."
     for item in items:
-        group = "road" if "road" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: "road" not in item.fixturenames)
+        if "road" in item.fixturenames and not walks(item.nodeid):
+            raise pytest.UsageError(f"{item.nodeid} asks for `road`: name its file in WALKERS of "
+                                    "tests/conftest.py, or every process makes a road of its own")
+    items.sort(key=lambda item: not walks(item.nodeid))
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    "One process runs all tests of a file, whose fixtures are made once; and one the whole road."
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "road" if walks(nodeid) else super()._split_scope(nodeid)
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -86,7 +86,7 @@ def test_one_record_and_one_notebook_are_enough(road, outside, capsys):
     run = replace(road[0], out=str(outside / "out"))
     assert "recalls" in chosen() and chosen(["recalls"]).keys() == {"recalls"}
     order = list(notebooks())
-    assert order.index("prepare") < order.index("recalls") < order.index("figure_1")
+    assert order.index("recalls") < order.index("figure_1") < order.index("prepare")
 
     report = reproduce(run, only=["recalls"]).read_text()
     assert "Recall by scope" in report and "SAMM-like (embedded)" in report

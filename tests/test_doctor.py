@@ -261,6 +261,11 @@ def test_version(ask):
     assert ask("--version") == (0, "mfdan 0.1.0\n", "")
 
 
+def test_the_help_says_how_a_command_ends(ask):
+    said = " ".join(ask("--help")[1].partition("exit status:")[2].split())
+    assert all(word in said for word in ("0 done", "1 it could", "2 what", "130 stopped"))
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_help_has_one_example(ask, name):
     status, out, _ = ask(name, "--help")

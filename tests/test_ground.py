@@ -1,4 +1,5 @@
 """The ground: one list of dependencies, an installable wheel, an environment script that speaks."""
+import ast
 import configparser
 import importlib.metadata
 import os
@@ -114,6 +115,23 @@ def test_wheel_is_complete(wheel, tmp_path):
                    env=os.environ | {"PYTHONPATH": str(tmp_path)})
 
 
+def own_code():
+    "The lines that the README offers for a reader's own code, and what they are to give."
+    text = (ROOT / "README.md").read_text().partition("## In your own code")[2]
+    *lines, last = text.partition("```python\n")[2].partition("```")[0].strip().splitlines()
+    return "\n".join([*lines, f"assert {last}.startswith('UF1 on CASME II/p01: ')"])
+
+
+def test_the_readmes_own_code_needs_the_package_alone():
+    "It is run by the next test, from the wheel; here its names are looked up."
+    names = {alias.name for node in ast.walk(ast.parse(own_code()))
+             if isinstance(node, ast.ImportFrom) for alias in node.names}
+    modules_ = [node.module for node in ast.walk(ast.parse(own_code()))
+                if isinstance(node, ast.ImportFrom)]
+    assert {"planted", "train_fold", "plan"} <= names
+    assert all(module.split(".")[0] == "mfdan" for module in modules_)
+
+
 @pytest.mark.slow
 def test_wheel_in_an_empty_environment(wheel, tmp_path):
     "As a user installs it (Triton comes with torch for CUDA, if at all); the command answers."
@@ -125,6 +143,7 @@ def test_wheel_in_an_empty_environment(wheel, tmp_path):
                    cwd=tmp_path, check=True)
     said = subprocess.run([bin_ / "mfdan", "--help"], capture_output=True, text=True, check=True)
     assert "reproduce" in said.stdout
+    subprocess.run([bin_ / "python", "-c", own_code()], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("name", mfdan.__all__)

@@ -39,7 +39,7 @@ def notebook_folder() -> Path:
     return folder
 
 # %% ../../nbs/results/08_products.ipynb #c0bb852f
-CHAPTERS = ("rule", "corpus", "tables", "figures", "checks", "variations", "costs")
+CHAPTERS = ("tables", "figures", "checks", "variations", "corpus", "rule", "costs")
 WHEN = ("default", "on request")
 ENDINGS = {"table": (".csv", ".md", ".tex"), "figure": (".png", ".svg")}  # of a kind's files
 
