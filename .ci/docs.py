@@ -153,7 +153,8 @@ def add(path: Path, homes: dict[str, Path], executed: Path = Path("-")) -> str:
 
 def sections(homes: dict[str, Path]) -> dict[str, list[str]]:
     "The sidebar: one page, the rooms from the ground up, the paper, the project."
-    found = {"Begin here": [add(NBS / f"{name}.ipynb", homes) for name in ("one_page", "cli")]}
+    first = ("one_page", "add_a_method", "cli")
+    found = {"Begin here": [add(NBS / f"{name}.ipynb", homes) for name in first]}
     for room in house.order(ROOT, "rooms"):
         made = [add(path, homes) for path in house.in_rooms(ROOT) if path.parent.name == room]
         if made: found[room.capitalize()] = made
