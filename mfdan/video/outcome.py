@@ -49,8 +49,8 @@ def spans_of(trace: Trace, found: Spotted) -> list[dict]:  # what, from, to (sec
     for span in made: span.update({key: round(float(span[key]), 3) for key in ("first", "last")})
     return sorted(made, key=lambda span: (span["first"], span["what"]))
 
-# %% ../../nbs/video/10_outcome.ipynb #ad517e46
-SLOW, FAST_ENOUGH = 12.0, 50.0  # frames a second: six of a micro-expression of half a second; SMIC's half
+# %% ../../nbs/video/10_outcome.ipynb #9109bcdd
+SLOW, FAST_ENOUGH = 12.0, 50.0  # frames a second: six, and 25, of half a second
 
 
 def rate_notes(trace: Trace, rate: float) -> list[str]:

@@ -9,7 +9,7 @@ __all__ = ['LOOK', 'LIKE', 'SEEN', 'NO_FACE', 'BLACK', 'UNREADABLE', 'STATES', '
 
 # %% ../../nbs/video/04_trace.ipynb #479ee41c
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import dlib
@@ -20,7 +20,7 @@ from numpy import ndarray
 from ..pixels.align import NoFace, find_faces, predictor
 from .reel import Reel
 from .regions import (
-    EYES, REGIONS, SIZE, against_nose, box_means, eye_centres, region_spans, upright_crop)
+    EYES, REGIONS, SIZE, against_nose, box_means, region_spans, upright_crop)
 
 # %% ../../nbs/video/04_trace.ipynb #a9c1fd90
 LOOK = 720  # pixels: no side of a picture in which a face is searched is longer
