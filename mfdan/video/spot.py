@@ -165,6 +165,7 @@ def repeated(
     peaks = peaks[about["prominences"] > 0.4 * top[peaks]]
     apart = np.flatnonzero(np.diff(peaks) > config.gap * rate) + 1
     for chain in np.split(peaks, apart):
+        if len(chain) < config.often: continue
         alike = chain[top[chain] > 0.25 * np.median(top[chain])]
         if len(alike) < config.often: continue
         edge = round(0.3 * rate)
