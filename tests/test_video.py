@@ -33,7 +33,8 @@ def film(tmp_path_factory) -> Path:
     return write_video(film_video(1011, 11, 3.0, 100, 320, ONE), tmp_path_factory.mktemp("f") / "a")
 
 
-def truth_of(film: Path) -> list[dict]: return json.loads((film / "truth.json").read_text())["events"]
+def truth_of(film: Path) -> list[dict]:
+    return json.loads((film / "truth.json").read_text())["events"]
 
 
 def reel_of(frames: list, rate: float = 50.0) -> Reel:
@@ -41,7 +42,8 @@ def reel_of(frames: list, rate: float = 50.0) -> Reel:
                 lambda first: ((k / rate, frames[k]) for k in range(first, len(frames))), dict)
 
 
-def watched(frames: list, rate: float = 50.0): return whole_trace(list(windows(reel_of(frames, rate))))
+def watched(frames: list, rate: float = 50.0):
+    return whole_trace(list(windows(reel_of(frames, rate))))
 
 
 @pytest.fixture(scope="session")

@@ -57,11 +57,12 @@ FULL = FilmSet("held out, full", tuple(range(100, 120)), 60, USUAL, neutral=4)
 def filmed(seed: int, films: FilmSet) -> Path:
     "A film as a folder of frames, made unless it is there."
     course = films.course_of(seed)
-    about = "-".join(f"{rate:g}" for rate in vars(course).values())
-    folder = cache_root() / "films" / f"{seed}-{films.seconds:g}s-{films.fps:g}-{films.width}-{about}"
+    about = [films.seconds, films.fps, films.width, *vars(course).values()]
+    folder = cache_root() / "films" / "-".join([str(seed), *map("{:g}".format, about)])
     if not folder.exists():
         subject = seed - 1000 if seed >= 1000 else seed
-        write_video(film_video(seed, subject, films.seconds, films.fps, films.width, course), folder)
+        film = film_video(seed, subject, films.seconds, films.fps, films.width, course)
+        write_video(film, folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from numpy import ndarray
 from scipy.ndimage import binary_dilation, gaussian_filter1d
 from scipy.signal import find_peaks
 
-from .events import MACRO, kind_by_length
+from .events import MACRO, MICRO, kind_by_length
 from .regions import GROUPS, REGIONS
 from .trace import SEEN, WINDOW, Trace
 
@@ -29,7 +29,7 @@ class SpotConfig:
     low_pass: float = 6.0  # hertz; Zhao 2022 keeps 1 to 5, a micro-expression of 0.2 s needs more
     short: float = 1.5  # seconds of the median under which micro-expressions stand out
     long: float = WINDOW  # seconds of the median for macro-expressions; the window of He 2021
-    micro: float = 0.005  # least height; development (the references' 2.8% of the inner eyes: .015)
+    micro: float = 0.005  # least height; development (the references: 2.8% of the inner eyes, .015)
     macro: float = 0.02  # least height; development
     noise: float = 6.0  # least height in deviations of a region's own noise
     share: float = 0.25  # of the height, where a boundary is; CZP has .33
@@ -37,7 +37,7 @@ class SpotConfig:
     shortest: float = 0.1  # seconds
     turn_speed: float = 0.12  # a second; of the nose: a head that turns
     turn_way: float = 0.10  # of the nose from its median: a head that has turned
-    blink: float = 0.12  # change at the eyes in deviations of the face's grey levels
+    blink: float = 0.12  # change at the eyes, deviations of the face's grey levels; development
     gap: float = 0.8  # seconds between two peaks of what repeats itself: chewing is 1 to 2 hertz
     often: int = 4  # peaks of what repeats itself
 
@@ -175,8 +175,9 @@ def repeated(
 # %% ../../nbs/video/07_spot.ipynb #84fdce59
 def blinking(curves: Curves, config: SpotConfig) -> Bool[ndarray, "n"]:
     "Where the eyes close, open or look elsewhere."
-    off = from_median(curves.eyes[:, None], curves.epoch, curves.rate, config.short)[:, 0]
-    return dilated(abs(np.nan_to_num(off)) > config.blink, round(0.08 * curves.rate))
+    change = np.nan_to_num(curves.eyes)
+    least = max(config.blink, 5 * float(np.median(change)))  # of a small or a noisy face
+    return dilated(change > least, round(0.12 * curves.rate))
 
 # %% ../../nbs/video/07_spot.ipynb #56ec8c5f
 GROUP_OF = np.array([region.group for region in REGIONS.values()])
@@ -213,7 +214,8 @@ def heights(curves: Curves, config: SpotConfig) -> Heights:
 def explained(first: int, apex: int, last: int, group: str, said: Heights) -> bool:
     "Is it a turn, a blink or talk?"
     span = slice(first, last + 1)
-    if said.repeated[span].mean() > 0.5 or said.turning[span].mean() > 0.2: return True
+    if said.repeated[span].mean() > 0.5: return True
+    if said.turning[max(0, first - 1):last + 2].any(): return True  # it would begin or end with it
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
     return group == "brows" and bool(said.blinking[apex])
 
@@ -221,11 +223,11 @@ def explained(first: int, apex: int, last: int, group: str, said: Heights) -> bo
 def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
     "What stands out, region by region."
     found = []
-    for height, least in zip((said.short, said.long), said.least):
+    for height, least, most in zip((said.short, said.long), said.least, (MICRO, MACRO)):
         for k, (name, region) in enumerate(REGIONS.items()):
             for onset, apex, offset, top in peaks_of(height[:, k], least[k], rate, config):
                 lasts = (offset - onset + 1) / rate
-                if not config.shortest <= lasts <= MACRO: continue
+                if not config.shortest <= lasts <= most: continue
                 if explained(onset, apex, offset, region.group, said): continue
                 found.append(dict(onset=onset, apex=apex, offset=offset, height=top,
                                   group=region.group, region=name))
