@@ -49,7 +49,7 @@ class FilmSet:
         return self.calm if seed in self.seeds[len(self.seeds) - self.neutral:] else self.course
 
 
-DEVELOPMENT = FilmSet("development", tuple(range(1000, 1004)), 30, CROWDED, calm=RESTLESS)
+DEVELOPMENT = FilmSet("development", (1000, 1001, 1003), 30, CROWDED, calm=RESTLESS)
 HELD_OUT = FilmSet("held out, small", tuple(range(1, 7)), 30, BUSY)
 FULL = FilmSet("held out, full", tuple(range(100, 120)), 60, USUAL, neutral=4)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GROUP_OF', 'SpotConfig', 'Curves', 'even', 'runs', 'low_passed', 'from_median', 'dilated', 'turning', 'boundary',
            'quiet_noise', 'peaks_of', 'repeated', 'blinking', 'Heights', 'heights', 'explained', 'candidates',
-           'overlap', 'agree', 'merged', 'settled', 'Spotted', 'spot']
+           'carried', 'overlap', 'agree', 'merged', 'settled', 'Spotted', 'spot']
 
 # %% ../../nbs/video/07_spot.ipynb #bbb9388c
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class SpotConfig:
     shortest: float = 0.1  # seconds
     turn_speed: float = 0.12  # a second; of the nose: a head that turns
     turn_way: float = 0.10  # of the nose from its median: a head that has turned
-    blink: float = 0.12  # change at the eyes, deviations of the face's grey levels; development
+    blink: float = 0.25  # change at the eyes, deviations of the face's grey levels; development
     gap: float = 0.8  # seconds between two peaks of what repeats itself: chewing is 1 to 2 hertz
     often: int = 4  # peaks of what repeats itself
 
@@ -176,7 +176,7 @@ def repeated(
 def blinking(curves: Curves, config: SpotConfig) -> Bool[ndarray, "n"]:
     "Where the eyes close, open or look elsewhere."
     change = np.nan_to_num(curves.eyes)
-    least = max(config.blink, 5 * float(np.median(change)))  # of a small or a noisy face
+    least = max(config.blink, 5 * float(np.median(change)))  # of a small or noisy face
     return dilated(change > least, round(0.12 * curves.rate))
 
 # %% ../../nbs/video/07_spot.ipynb #56ec8c5f
@@ -231,7 +231,16 @@ def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
                 if explained(onset, apex, offset, region.group, said): continue
                 found.append(dict(onset=onset, apex=apex, offset=offset, height=top,
                                   group=region.group, region=name))
-    return found
+    return [each for each in found if not carried(each, found)]
+
+
+def carried(each: dict, others: list[dict]) -> bool:
+    "Is it slow drift under a quick motion that makes more than a third of its height?"
+    inside = [one for one in others if one is not each and one["region"] == each["region"]
+              and each["onset"] <= one["apex"] <= each["offset"]]
+    lasts = each["offset"] - each["onset"]
+    return any(one["height"] > each["height"] / 3 and one["offset"] - one["onset"] < lasts / 2
+               for one in inside)
 
 # %% ../../nbs/video/07_spot.ipynb #a6a316fc
 def overlap(a: dict, b: dict) -> float:
