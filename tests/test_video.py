@@ -1,4 +1,5 @@
 """`mfdan video` and `mfdan spot`: films, licensed layouts, kills, planted faults."""
+import html
 import json
 import os
 import signal
@@ -57,7 +58,8 @@ def test_the_micro_expression_is_found_and_the_blink_is_not(film, tmp_path, caps
     true = [event for event in truth_of(film) if event["kind"] == "micro"]
     assert [event["kind"] for event in said["events"]] == ["micro"] * len(true)
     for event, found in zip(true, said["events"]): assert abs(event["apex"] - found["apex"]) <= 3
-    text, page = capsys.readouterr().out, (tmp_path / "out" / "page.html").read_text()
+    page = html.unescape((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
+    text = capsys.readouterr().out
     for words in WORDS: assert words in text and words in page and words in said["words"]
 
 

@@ -157,7 +157,7 @@ def record(
     camera: int, to: Path, seconds: float,
 ) -> list[float]:  # the moment of each frame
     "Keep what a camera sees, until the time is over, the camera stops, or Ctrl-C."
-    cv2.setLogLevel(0)  # our own line says that there is none
+    cv2.utils.logging.setLogLevel(0)  # our own line says that there is none
     video = cv2.VideoCapture(camera)
     fine, frame = video.read() if video.isOpened() else (False, None)
     if not fine: raise FileNotFoundError(f"there is no camera {camera}, or another program has it")
