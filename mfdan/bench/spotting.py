@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 
-from ..core.files import cache_root, read_json
+from ..core.files import cache_root, read_json, stable_hash
 from ..corpus.footage import film_video, write_video
 from ..corpus.script import NEUTRAL, USUAL, Course
 from ..video.events import event_table, film_tables
@@ -58,7 +57,7 @@ def filmed(seed: int, films: FilmSet) -> Path:
     "A film as a folder of frames, made unless it is there."
     course = films.course_of(seed)
     about = [films.seconds, films.fps, films.width, *vars(course).values()]
-    folder = cache_root() / "films" / "-".join([str(seed), *map("{:g}".format, about)])
+    folder = cache_root() / "films" / f"{seed}-{stable_hash(about)}"
     if not folder.exists():
         subject = seed - 1000 if seed >= 1000 else seed
         film = film_video(seed, subject, films.seconds, films.fps, films.width, course)

@@ -37,7 +37,7 @@ class SpotConfig:
     shortest: float = 0.1  # seconds
     turn_speed: float = 0.12  # a second; of the nose: a head that turns
     turn_way: float = 0.10  # of the nose from its median: a head that has turned
-    blink: float = 0.25  # change at the eyes, deviations of the face's grey levels; development
+    blink: float = 0.35  # change at the eyes, deviations of the face's grey levels; development
     gap: float = 0.8  # seconds between two peaks of what repeats itself: chewing is 1 to 2 hertz
     often: int = 4  # peaks of what repeats itself
 
@@ -210,14 +210,17 @@ def heights(curves: Curves, config: SpotConfig) -> Heights:
         often |= repeated(short[:, some], float(least[0][some].min()), curves.rate, config)
     return Heights(short, long, turned, blinking(curves, config), often, least)
 
-# %% ../../nbs/video/07_spot.ipynb #676fdd86
-def explained(first: int, apex: int, last: int, group: str, said: Heights) -> bool:
+# %% ../../nbs/video/07_spot.ipynb #0eecd1b3
+def explained(
+    first: int, apex: int, last: int, group: str, said: Heights,
+    times: float,  # its height over the least that counts
+) -> bool:
     "Is it a turn, a blink or talk?"
     span = slice(first, last + 1)
     if said.repeated[span].mean() > 0.5: return True
     if said.turning[max(0, first - 1):last + 2].any(): return True  # it would begin or end with it
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
-    return group == "brows" and bool(said.blinking[apex])
+    return group == "brows" and times < 2 and bool(said.blinking[apex])  # a lid pulls a little
 
 
 def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
@@ -228,7 +231,8 @@ def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
             for onset, apex, offset, top in peaks_of(height[:, k], least[k], rate, config):
                 lasts = (offset - onset + 1) / rate
                 if not config.shortest <= lasts <= most: continue
-                if explained(onset, apex, offset, region.group, said): continue
+                times = top / least[k]
+                if explained(onset, apex, offset, region.group, said, times): continue
                 found.append(dict(onset=onset, apex=apex, offset=offset, height=top,
                                   group=region.group, region=name))
     return [each for each in found if not carried(each, found)]
