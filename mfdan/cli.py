@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN', 'KEPT', 'CommandParser', 'make_parser', 'stopped', 'main', 'do_check', 'do_corpus', 'do_film', 'run_config',
            'do_prepare', 'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_methods', 'do_choose',
-           'do_reproduce', 'do_publish', 'do_verify', 'do_certificate', 'do_fit', 'do_recognise', 'do_doctor',
-           'do_clean']
+           'do_reproduce', 'do_publish', 'do_verify', 'do_certificate', 'do_fit', 'do_recognise', 'do_video', 'do_spot',
+           'do_doctor', 'do_clean']
 
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = make_parser().parse_args(argv)
         kept = args.kept
-        return args.action(args)
+        return args.action(args) or 0
     except KeyboardInterrupt:
         return stopped(kept)
     except Exception as problem:
@@ -305,11 +305,10 @@ def do_certificate(args) -> int:
          arg("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
          kept="clips that are prepared are kept; the training begins anew",
          example="--method ststnet --to model")
-def do_fit(args) -> int:
+def do_fit(args) -> None:
     from mfdan.results.study import Study
     from mfdan.video.model import fit
     say(fit(Study(run_config(args)), args.to, args.method, args.device))
-    return 0
 
 
 @command("what a model says of two pictures of a face, and why",
@@ -317,10 +316,27 @@ def do_fit(args) -> int:
          arg("--model", type=place, required=True, metavar="FOLDER"),
          arg("--out", type=place, metavar="PAGE", help="a new file, .html or .png"),
          example="onset.png apex.png --model model --out page.html")
-def do_recognise(args) -> int:
+def do_recognise(args) -> None:
     from mfdan.video.recognise import recognise
     say(recognise(args.onset, args.apex, args.model, args.out))
-    return 0
+
+
+@command("spot expressions in a video and explain them, as a table, JSON, CSV and a page",
+         arg("what", help="a file, a folder of frames, or the number of a camera"),
+         arg("--model", type=place, metavar="FOLDER"), arg("--out", type=place, metavar="FOLDER"),
+         arg("--fps", type=float), arg("--seconds", type=float, default=60.0, help="of a camera"),
+         example="film.mp4 --model model", kept="what was watched is kept")
+def do_video(args) -> None:
+    from mfdan.video.video import video
+    say(video(args.what, args.out, args.model, args.fps, args.seconds))
+
+
+@command("spot in long videos, licensed or films: scores, and a file for the challenge",
+         arg("root", type=place), arg("--out", type=place, default="paper_figures/local/spot"),
+         example="~/databases", kept="what was watched is kept")
+def do_spot(args) -> None:
+    from mfdan.video.long import spot_root
+    say(spot_root(args.root, args.out))
 
 # %% ../nbs/cli.ipynb #2798e162
 @command("what is installed, what runs here, what the cache holds, what a run would take",

@@ -49,7 +49,7 @@ def frame_path(
 # %% ../../nbs/data/02_clips.ipynb #467cc4bb
 COLUMNS = ("clip_id", "corpus", "database", "subject", "name", "emotion",
            "onset", "apex", "offset", "apex_source", "frames")
-APEX_SOURCES = ("annotation", "middle", "published index")
+APEX_SOURCES = ("annotation", "middle", "published index", "spotted")
 
 
 def make_row(

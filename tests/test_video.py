@@ -1,0 +1,183 @@
+"""`mfdan video` and `mfdan spot`: films, licensed layouts, kills, planted faults."""
+import html
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import more_layouts as more
+import numpy as np
+import pytest
+
+from mfdan.cli import main
+from mfdan.corpus.footage import film_video, write_video
+from mfdan.corpus.script import Course
+from mfdan.data.videos import read_videos
+from mfdan.video.events import read_submission
+from mfdan.video.long import spot_root
+from mfdan.video.outcome import WORDS, outcome_of
+from mfdan.video.reel import Reel, open_reel
+from mfdan.video.trace import NO_FACE, SEEN, whole_trace, windows
+from mfdan.video.video import video
+
+ONE = Course(micro=20, macro=0, blink=20, glance=0, talk=0, chew=0, turn=0)
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory) -> Path:
+    "Three seconds at 100 frames a second: one micro-expression and one blink, as JPEG files."
+    return write_video(film_video(1011, 11, 3.0, 100, 320, ONE), tmp_path_factory.mktemp("f") / "a")
+
+
+def truth_of(film: Path) -> list[dict]:
+    return json.loads((film / "truth.json").read_text())["events"]
+
+
+def reel_of(frames: list, rate: float = 50.0) -> Reel:
+    return Reel("planted", rate, len(frames),
+                lambda first: ((k / rate, frames[k]) for k in range(first, len(frames))), dict)
+
+
+def watched(frames: list, rate: float = 50.0):
+    return whole_trace(list(windows(reel_of(frames, rate))))
+
+
+@pytest.fixture(scope="session")
+def frames(film) -> list:
+    return [frame for _, frame in open_reel(film).grey(0)]
+
+
+def test_the_micro_expression_is_found_and_the_blink_is_not(film, tmp_path, capsys):
+    assert main(["video", str(film), "--out", str(tmp_path / "out")]) == 0
+    said = json.loads((tmp_path / "out" / "events.json").read_text(encoding="utf-8"))
+    true = [event for event in truth_of(film) if event["kind"] == "micro"]
+    assert [event["kind"] for event in said["events"]] == ["micro"] * len(true)
+    for event, found in zip(true, said["events"]): assert abs(event["apex"] - found["apex"]) <= 3
+    page = html.unescape((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
+    text = capsys.readouterr().out
+    for words in WORDS: assert words in text and words in page and words in said["words"]
+
+
+def test_half_the_rate_and_half_the_size(film, frames):
+    apex = next(event["apex"] for event in truth_of(film) if event["kind"] == "micro")
+    small = [cv2.resize(frame, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+             for frame in frames]
+    for some, rate in ((frames[::2], 50.0), (small, 100.0)):
+        found = outcome_of(reel_of(some, rate), watched(some, rate)).events
+        assert [event["kind"] for event in found] == ["micro"]
+        assert abs(found[0]["apex_s"] - apex / 100) <= 0.05
+
+
+def test_a_face_that_leaves_and_comes_back_and_a_second_one(frames):
+    wall = np.full_like(frames[0], 130)
+    trace = watched([*frames[:30], *[wall] * 60, *frames[30:80]])
+    assert (trace.state[30:90] == NO_FACE).all() and (trace.state[:30] == SEEN).all()
+    assert (trace.state[-25:] == SEEN).all() and trace.epoch[0] < trace.epoch[-1]
+    two = watched([np.hstack([frame, frame]) for frame in frames[:12]])
+    outcome = outcome_of(reel_of(frames[:12]), two)
+    assert any("2 faces" in note for note in outcome.notes) and (two.state == SEEN).all()
+
+
+def test_4k_and_repeated_frames(frames):
+    large = [cv2.resize(frame, (3840, 4224)) for frame in frames[:3]]
+    assert (watched([*large, large[-1]]).state == SEEN).all()
+    assert watched([*large, large[-1]]).odd.tolist() == [0, 0, 0, 1]
+
+
+def test_an_uneven_rate_is_said_and_moments_decide(frames):
+    moments = np.sort(np.r_[np.arange(0, 0.5, 0.01), np.arange(0.5, 2, 0.03)])
+    uneven = replace(reel_of(frames), grey=lambda first: iter(list(zip(moments, frames))[first:]))
+    trace = whole_trace(list(windows(uneven)))
+    assert any("rate varies" in note for note in outcome_of(uneven, trace).notes)
+
+
+KILL = """
+import sys
+from mfdan.video.video import video
+video(sys.argv[1], sys.argv[2], fps=10)
+"""
+
+
+def test_killed_and_started_again_it_says_the_same(film, tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", KILL, str(film), str(tmp_path / "killed")],
+                           stderr=subprocess.DEVNULL)
+    first = tmp_path / "killed" / "000000.npz"
+    until = time.monotonic() + 300
+    while not first.exists() and run.poll() is None and time.monotonic() < until: time.sleep(0.01)
+    os.kill(run.pid, signal.SIGKILL) if run.poll() is None else None
+    run.wait()
+    assert first.exists()
+    kept = first.stat().st_mtime_ns
+    again = video(film, tmp_path / "killed", fps=10, show=False)
+    whole = video(film, tmp_path / "whole", fps=10, show=False)
+    assert again.events == whole.events and again.spans == whole.spans
+    assert first.stat().st_mtime_ns == kept
+    for name in ("events.csv", "events.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+LAYOUTS = [more.write_casme_sq,
+           pytest.param(more.write_samm_long, marks=pytest.mark.slow),
+           pytest.param(more.write_smic_long, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("write", LAYOUTS)
+def test_licensed_layouts(write, tmp_path, capsys):
+    write(tmp_path / "root")
+    assert main(["spot", str(tmp_path / "root"), "--out", str(tmp_path / "out")]) == 0
+    text, tables = capsys.readouterr().out, read_videos(tmp_path / "root")
+    scores = (tmp_path / "out" / "scores.csv").read_text().splitlines()
+    assert scores[0].startswith(",hit,miss,false alarm")  # noise has no face: all is missed
+    assert scores[3].split(",")[:4] == ["both", "0", str(len(tables.events)), "0"]
+    assert (tmp_path / "out" / "submission.csv").read_text() == "vid,pred_onset,pred_offset,type\n"
+    assert ".44" in text
+
+
+def test_a_licensed_recording_with_a_face(film, tmp_path):
+    more.write_casme_sq(tmp_path / "root", 5)
+    home = next((tmp_path / "root/CASME_sq/rawpic").glob("s15/*"))
+    for path in home.iterdir(): path.unlink()
+    for number, file in enumerate(sorted(film.glob("*.jpg"))[::3], 11):
+        (home / f"img{number:03d}.jpg").write_bytes(file.read_bytes())
+    for other in (tmp_path / "root/CASME_sq/rawpic").iterdir():
+        if other.name != "s15":
+            for path in other.rglob("*.jpg"): path.unlink()
+    spot_root(tmp_path / "root", tmp_path / "out", show=False)
+    tables = read_videos(tmp_path / "root")
+    found = read_submission(tmp_path / "out" / "submission.csv", tables.videos)
+    apex = next(event["apex"] for event in truth_of(film) if event["kind"] == "micro")
+    assert found.kind.tolist() == ["micro"] and home.name in found.video_id[0]
+    assert found.onset[0] <= 11 + apex / 3 <= found.offset[0]
+
+
+def test_nothing_goes_where_git_could_add_it(film, tmp_path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert main(["video", str(film), "--out", str(tmp_path / "out")]) == 1
+    assert main(["spot", str(film.parent), "--out", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_video(film, tmp_path):
+    code = """
+import resource, sys
+from mfdan.video.kept import claim, watch
+from mfdan.video.reel import Reel, open_reel
+film = [frame for _, frame in open_reel(sys.argv[1]).grey(0)][:50]
+def grey(first):
+    for k in range(first, int(sys.argv[3])): yield k / 30, film[k % 50]
+from pathlib import Path
+claim(Path(sys.argv[2]), "x")
+watch(Reel("long", 30, 0, grey, dict), Path(sys.argv[2]), False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
+"""
+    peaks = [int(subprocess.run([sys.executable, "-c", code, str(film), str(tmp_path / str(n)),
+                                 str(n)], capture_output=True, text=True, check=True).stdout)
+             for n in (60 * 30, 600 * 30)]
+    print("peak memory at 1 and 10 minutes:", peaks, "MB")
+    assert peaks[1] - peaks[0] < 40  # the curves alone: 16200 frames of 200 bytes, a few times
