@@ -47,6 +47,7 @@ CANDIDATES = {
         "48 epochs": SLOW | {"epochs": 48}, "60 epochs": SLOW | {"epochs": 60},
         "6e-4, 36 epochs": LONGER | {"lr": 6e-4},
         "6e-4, 48 epochs": SLOW | {"lr": 6e-4, "epochs": 48},
+        "2e-4, 48 epochs": SLOW | {"lr": 2e-4, "epochs": 48},
         "72 epochs": SLOW | {"epochs": 72}, "cosine": LONGER | {"decay": "cosine"},
         "warm-up, cosine": LONGER | {"warmup": 0.1, "decay": "cosine"},
         "mirrored": LONGER | {"mirror": True}, "norm": LONGER | {"vector_norm": True},

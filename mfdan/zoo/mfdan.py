@@ -17,7 +17,7 @@ from .inputs import Face, FlowImage
     "mfdan", title="MFDAN", cites="Cai et al., IEEE TCSVT 2024", config=MFDANConfig,
     inputs=lambda config: (Face(config.image_size), FlowImage(config.image_size)),
     profiles={"paper": (PAPER, TrainConfig(precision="bf16")),  # for a GPU
-              "quick": (QUICK, TrainConfig(epochs=36, batch=4, lr=3e-4))},
+              "quick": (QUICK, TrainConfig(epochs=72, batch=4, lr=3e-4))},
 )
 class MFDAN(network.MFDAN):
     "The network of Sec. III."
