@@ -116,6 +116,7 @@ def execute(
 ) -> tuple[str, str, str] | None:  # its name, the class of an error and what it says; or None
     "Execute one notebook with the run's parameters."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     check_place(run, page.target)
     os.environ.update(OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1", **(told or {}))
     stamp = page.target.with_suffix(".key")
@@ -128,10 +129,12 @@ def execute(
             stamp.unlink(missing_ok=True)
             papermill.execute_notebook(
                 page.source, page.target, parameters, kernel_name="python3", progress_bar=False,
-                cwd=str(page.source.parent), extra_arguments=["--log-level=40"])
+                cwd=str(page.source.parent), extra_arguments=["--log-level=50"])
             write_atomic(stamp, page.key)
     except papermill.PapermillExecutionError as error:
         return page.name, error.ename, error.evalue
+    except DeadKernelError:
+        return page.name, "its kernel died", "is the memory full? fewer --workers need less of it"
     return None
 
 # %% ../../nbs/results/26_reproduce.ipynb #10869f55
