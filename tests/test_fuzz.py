@@ -1,8 +1,8 @@
 """Every parser of a user's files, fed with what nobody would write.
 
 A parser may refuse, with an error that `cli.main` turns into a line; nothing else may come out.
-MFDAN_FUZZ_SECONDS is the time of each parser (3 by default); the slow variant takes ten minutes, or
-MFDAN_FUZZ_LONG seconds.
+MFDAN_FUZZ_SECONDS is the time of each parser (2.5 by default: half a minute in all); the slow
+variant takes ten minutes, or MFDAN_FUZZ_LONG seconds.
 """
 import copy
 import csv
@@ -42,7 +42,7 @@ from mfdan.zoo.contract import build, method_of
 from mfdan.zoo.linear import LinearConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*holds no digests")
-SHORT = float(os.environ.get("MFDAN_FUZZ_SECONDS", "3"))
+SHORT = float(os.environ.get("MFDAN_FUZZ_SECONDS", "2.5"))
 LONG = float(os.environ.get("MFDAN_FUZZ_LONG", "600"))
 
 # -- what is fed ------------------------------------------------------------------------------

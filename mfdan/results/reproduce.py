@@ -119,6 +119,7 @@ def execute(
 ) -> tuple[str, str, str] | None:  # its name, the class of an error and what it says; or None
     "Execute one notebook with the run's parameters."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     check_place(run, page.target)
     os.environ.update(OMP_NUM_THREADS="1", PYDEVD_DISABLE_FILE_VALIDATION="1", **(told or {}))
     stamp = page.target.with_suffix(".key")
@@ -135,6 +136,8 @@ def execute(
             write_atomic(stamp, page.key)
     except papermill.PapermillExecutionError as error:
         return page.name, error.ename, error.evalue
+    except DeadKernelError:
+        return page.name, "its kernel died", "is the memory full? fewer --workers need less of it"
     return None
 
 # %% ../../nbs/results/26_reproduce.ipynb #10869f55
