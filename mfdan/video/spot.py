@@ -29,15 +29,15 @@ class SpotConfig:
     low_pass: float = 6.0  # hertz; Zhao 2022 keeps 1 to 5, a micro-expression of 0.2 s needs more
     short: float = 1.5  # seconds of the median under which micro-expressions stand out
     long: float = WINDOW  # seconds of the median for macro-expressions; the window of He 2021
-    micro: float = 0.005  # least height; development (the references: 2.8% of the inner eyes, .015)
-    macro: float = 0.02  # least height; development
+    micro: float = 0.006  # least height; development (the references: 2.8% of the inner eyes, .015)
+    macro: float = 0.025  # least height; development
     noise: float = 6.0  # least height in deviations of a region's own noise
     share: float = 0.25  # of the height, where a boundary is; CZP has .33
     merge: float = 0.2  # overlap over the shorter; CZP
     shortest: float = 0.1  # seconds
     turn_speed: float = 0.12  # a second; of the nose: a head that turns
     turn_way: float = 0.10  # of the nose from its median: a head that has turned
-    blink: float = 0.35  # change at the eyes, deviations of the face's grey levels; development
+    blink: float = 0.3  # change at the eyes, deviations of the face's grey levels; development
     gap: float = 0.8  # seconds between two peaks of what repeats itself: chewing is 1 to 2 hertz
     often: int = 4  # peaks of what repeats itself
 
