@@ -29,15 +29,16 @@ class SpotConfig:
     low_pass: float = 6.0  # hertz; Zhao 2022 keeps 1 to 5, a micro-expression of 0.2 s needs more
     short: float = 1.5  # seconds of the median under which micro-expressions stand out
     long: float = WINDOW  # seconds of the median for macro-expressions; the window of He 2021
-    micro: float = 0.005  # least height; development (the references: 2.8% of the inner eyes, .015)
-    macro: float = 0.02  # least height; development
+    micro: float = 0.006  # least height; development (the references: 2.8% of the inner eyes, .015)
+    macro: float = 0.025  # least height; development
     noise: float = 6.0  # least height in deviations of a region's own noise
     share: float = 0.25  # of the height, where a boundary is; CZP has .33
     merge: float = 0.2  # overlap over the shorter; CZP
     shortest: float = 0.1  # seconds
     turn_speed: float = 0.12  # a second; of the nose: a head that turns
     turn_way: float = 0.10  # of the nose from its median: a head that has turned
-    blink: float = 0.35  # change at the eyes, deviations of the face's grey levels; development
+    blink: float = 0.3  # change at the eyes, deviations of the face's grey levels; development
+    glance: float = 0.14  # the same, where an eye looks elsewhere; development
     gap: float = 0.8  # seconds between two peaks of what repeats itself: chewing is 1 to 2 hertz
     often: int = 4  # peaks of what repeats itself
 
@@ -172,11 +173,11 @@ def repeated(
         made[max(0, alike[0] - edge):alike[-1] + edge + 1] = True
     return made
 
-# %% ../../nbs/video/07_spot.ipynb #84fdce59
-def blinking(curves: Curves, config: SpotConfig) -> Bool[ndarray, "n"]:
-    "Where the eyes close, open or look elsewhere."
+# %% ../../nbs/video/07_spot.ipynb #4d8584c6
+def blinking(curves: Curves, least: float) -> Bool[ndarray, "n"]:
+    "Where the eyes close or open, or with a lower least, look elsewhere."
     change = np.nan_to_num(curves.eyes)
-    least = max(config.blink, 5 * float(np.median(change)))  # of a small or noisy face
+    least = max(least, 5 * float(np.median(change)))  # of a small or noisy face
     return dilated(change > least, round(0.12 * curves.rate))
 
 # %% ../../nbs/video/07_spot.ipynb #56ec8c5f
@@ -190,6 +191,7 @@ class Heights:
     long: Float[ndarray, "n r"]
     turning: Bool[ndarray, "n"]
     blinking: Bool[ndarray, "n"]
+    glancing: Bool[ndarray, "n"]
     repeated: Bool[ndarray, "n"]
     least: tuple[Float[ndarray, "r"], Float[ndarray, "r"]]  # of the short, of the long
 
@@ -208,7 +210,8 @@ def heights(curves: Curves, config: SpotConfig) -> Heights:
     for group in GROUPS:
         some = GROUP_OF == group
         often |= repeated(short[:, some], float(least[0][some].min()), curves.rate, config)
-    return Heights(short, long, turned, blinking(curves, config), often, least)
+    return Heights(short, long, turned, blinking(curves, config.blink),
+                   blinking(curves, config.glance), often, least)
 
 # %% ../../nbs/video/07_spot.ipynb #0eecd1b3
 def explained(
@@ -219,6 +222,7 @@ def explained(
     span = slice(first, last + 1)
     if said.repeated[span].mean() > 0.5: return True
     if said.turning[max(0, first - 1):last + 2].any(): return True  # it would begin or end with it
+    if group == "eyes" and times < 8 and said.glancing[span].any(): return True
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
     return group == "brows" and times < 2 and bool(said.blinking[apex])  # a lid pulls a little
 

@@ -97,10 +97,17 @@ class Follower:
             moved, nose = against_nose(self.flow.calc(self.face, crop, None), self.spans)
             if np.hypot(*nose) * EYES <= 1: break
             self.shift += np.rint(nose * EYES)
+        way = nose * EYES + self.shift
+        return moved, way / EYES, self.eyes(grey, way), alike(self.face, crop)
+
+    def eyes(self, grey: UInt8[ndarray, "h w"], way: Float[ndarray, "2"]) -> ndarray:
+        "The eyes from afar, to a part of a pixel where they are: a jump would look like a lid."
         x, y, right, bottom = self.open
-        eyes = cv2.resize(crop[y:bottom, x:right], (40, 12), interpolation=cv2.INTER_AREA)
-        return moved, nose + self.shift / EYES, eyes / np.float32(max(self.face.std(), 1)), \
-            alike(self.face, crop)
+        matrix = np.c_[self.matrix[:, :2], self.matrix[:, 2] - way - (x, y)]
+        cut = cv2.warpAffine(grey, matrix, (int(right - x), int(bottom - y)),
+                             borderMode=cv2.BORDER_REPLICATE)
+        small = cv2.resize(cut, (40, 12), interpolation=cv2.INTER_AREA)
+        return small / np.float32(max(self.face.std(), 1))
 
 # %% ../../nbs/video/04_trace.ipynb #a4f7d631
 SEEN, NO_FACE, BLACK, UNREADABLE = range(4)
