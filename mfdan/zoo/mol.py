@@ -142,7 +142,8 @@ class MOLConfig:
     sources: ClassVar = {
         "size": "code: 128; quick: 56", "frames": "code", "maps": "code; quick: a quarter",
         "time_maps": "code; quick: 16", "dense": "code; quick: 64", "flow_weight": "code",
-        "point_weight": "code", "input": "code: grey frames; guess: 8 of the 10 prepared, less their mean",
+        "point_weight": "code",
+        "input": "code: grey frames; guess: 8 of the 10 prepared, less their mean",
         "epochs": "code: 1,000 steps; here 77 epochs of 13; quick: 30, its budget",
         "batch": "code: 32", "lr": "code: 1e-4; quick: 1e-3, as there are few steps",
         "optimizer": "code: AdamW, 1e-3", "loss": "code: cross entropy, and two beside it"}
