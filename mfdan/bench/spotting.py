@@ -130,7 +130,7 @@ def line_of(videos, events, found) -> dict[str, float]:
     verdicts = spot_verdicts(videos, events, found)
     scores, off = spot_scores(videos, verdicts, draws=200), apex_errors(verdicts)
     made = {f"F1 {kind}": scores.F1[kind] for kind in scores.index}
-    made |= {f"{word}s, {kind}": int(scores.loc[kind, word]) for kind in ("micro", "macro")
+    made |= {f"{word}, {kind}": int(scores.loc[kind, word]) for kind in ("micro", "macro")
              for word in ("hit", "miss", "false alarm")}
     made["apex, median frames (micro)"] = off.loc["micro", "median, frames"]
     made["false alarms a minute, neutral"] = false_alarms(videos, events, found)["both"]
@@ -171,7 +171,7 @@ def speed(path: Path, frames: int = 200) -> dict[str, float]:  # milliseconds a 
     spent["read"] = time.perf_counter() - begun
     begun = time.perf_counter()
     follower = Follower(seen[0], landmarks_near(seen[0])[0])
-    spent["find the face, once a window"] = (time.perf_counter() - begun) * len(seen)
+    spent["find the face (ms, once a window)"] = (time.perf_counter() - begun) * len(seen)
     begun = time.perf_counter()
     for frame in seen: follower.see(frame)
     spent["follow"] = time.perf_counter() - begun

@@ -224,7 +224,7 @@ def explained(
     if said.turning[max(0, first - 1):last + 2].any(): return True  # it would begin or end with it
     if group == "eyes" and times < 8 and said.glancing[span].any(): return True
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
-    return group == "brows" and times < 2 and bool(said.blinking[apex])  # a lid pulls a little
+    return group == "brows" and times < 2.5 and bool(said.blinking[apex])  # a lid pulls a little
 
 
 def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
