@@ -243,7 +243,7 @@ def do_reproduce(args) -> None:
     from mfdan.results.reproduce import reproduce
     say(reproduce(run_config(args), only=args.only, everything=args.all, force=args.force))
 
-
+# %% ../nbs/cli.ipynb #e1c4d6de
 @command("verify the embedded products and copy them to paper_figures/synthetic", *RUN,
          example="--corpus quick")
 def do_publish(args) -> None:
@@ -261,7 +261,7 @@ def do_verify(args) -> int:
     say(outcome)
     return outcome.code
 
-
+# %% ../nbs/cli.ipynb #d0e7db41
 @command("pack what a licensee may share of a run, or check such a pack",
          arg("what", type=place, help="a folder of products; with --check, a certificate"),
          arg("--check", action="store_true"),
@@ -285,7 +285,7 @@ def do_fit(args) -> None:
     from mfdan.video.model import fit
     say(fit(Study(run_config(args)), args.to, args.method, args.device))
 
-
+# %% ../nbs/cli.ipynb #78f5fad8
 @command("what a model says of two pictures of a face, and why",
          arg("onset", type=place), arg("apex", type=place),
          arg("--model", type=place, required=True, metavar="FOLDER"),
@@ -305,7 +305,7 @@ def do_video(args) -> None:
     from mfdan.video.video import video
     say(video(args.what, args.out, args.model, args.fps, args.seconds))
 
-
+# %% ../nbs/cli.ipynb #469ce9d6
 @command("spot in long videos, licensed or films: scores, and a file for the challenge",
          arg("root", type=place), arg("--out", type=place, default="paper_figures/local/spot"),
          example="~/databases", kept="what was watched is kept")
@@ -320,7 +320,7 @@ def do_doctor(args) -> int:
     from mfdan.results.doctor import doctor
     return 1 if doctor(say) else 0
 
-
+# %% ../nbs/cli.ipynb #cfc9ad60
 @command("what the cache holds, by kind and age; removes what you agree to",
          arg("--kind", nargs="+", choices=tuple(KINDS), default=tuple(KINDS), metavar="KIND",
              help=f"these alone: {', '.join(KINDS)}"),

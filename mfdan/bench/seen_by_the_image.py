@@ -45,7 +45,7 @@ def image_alone(
     return variant("quick", ABLATED, DEVELOPMENT, {"flow_branch": False, "flow_attention": asked},
                    {} if epochs is None else {"epochs": epochs})
 
-
+# %% ../../nbs/bench/12_seen_by_the_image.ipynb #b9764f18
 def uf1_alone(
     prepared: Prepared, run: Run,
     store: Path,  # of the folds

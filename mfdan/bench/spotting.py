@@ -64,7 +64,7 @@ def filmed(seed: int, films: FilmSet) -> Path:
         write_video(film, folder)
     return folder
 
-
+# %% ../../nbs/bench/11_spotting.ipynb #e96a5202
 def film_reels(films: FilmSet) -> Iterator[tuple[str, Path, dict, Reel]]:
     "The films of a set: name, place, truth, and what is watched."
     for seed in films.seeds:
@@ -89,7 +89,7 @@ def resized(reel: Reel, times: float) -> Reel:
             yield moment, cv2.resize(frame, None, fx=times, fy=times, interpolation=how)
     return replace(reel, grey=grey)
 
-
+# %% ../../nbs/bench/11_spotting.ipynb #a9aea01e
 def encoded(reel: Reel, path: Path) -> Reel:
     "The same as an mp4."
     if not path.exists():
@@ -109,7 +109,7 @@ def watched(name: str, folder: Path, reel: Reel, how: str = "as it is") -> Trace
     claim(out, reel_key([folder / "truth.json"], reel))
     return watch(reel, out, show=False)
 
-
+# %% ../../nbs/bench/11_spotting.ipynb #3579f220
 def answers(
     traces: Mapping[str, Trace], rates: Mapping[str, float], times: Mapping[str, int],
     videos: pd.DataFrame, config: SpotConfig,
@@ -143,7 +143,7 @@ WAYS = {"as it is": (1, lambda reel, folder: reel),
         "double the size": (1, lambda reel, folder: resized(reel, 2.0)),
         "mp4": (1, lambda reel, folder: encoded(reel, folder.with_suffix(".mp4")))}
 
-
+# %% ../../nbs/bench/11_spotting.ipynb #be4f95c2
 def measure(
     films: FilmSet, config: SpotConfig = SpotConfig(),  # noqa: B008
     ways: tuple[str, ...] = ("as it is",),
@@ -177,6 +177,6 @@ def speed(path: Path, frames: int = 200) -> dict[str, float]:  # milliseconds a 
     spent["follow"] = time.perf_counter() - begun
     return {name: 1000 * value / len(seen) for name, value in spent.items()}
 
-
+# %% ../../nbs/bench/11_spotting.ipynb #9e5777e2
 def peak_memory() -> float:  # MB, of this process so far
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

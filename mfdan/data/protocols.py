@@ -109,7 +109,7 @@ def read_toml(file: Path) -> dict:
         said = " ".join(str(error).split())
         raise ValueError(f"{file}: it is no TOML ({said}); mend it there") from error
 
-
+# %% ../../nbs/data/03_protocols.ipynb #7a5feb7c
 def file_faults(said: Mapping) -> str:  # what is wrong, and what to do; "" if nothing is
     "What keeps a protocol's file from being used."
     wanted = {"name": str, "classes": list, "labels": dict}

@@ -41,7 +41,7 @@ def rows_of_members(names: Iterable[str], profile: str, seeds: int) -> list[Tabl
                  for seed in range(times) for scope in MEGC2019.scopes]
     return rows
 
-
+# %% ../../nbs/results/31_members.ipynb #d070bc3b
 def inspired(name: str) -> bool: return name.endswith("_inspired")  # built after an abstract
 
 

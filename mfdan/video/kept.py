@@ -27,7 +27,7 @@ def reel_key(files: Iterable[Path], reel: Reel) -> str:
     about = [(str(file.name), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return stable_hash([STAGE, about, reel.rate], 24)
 
-
+# %% ../../nbs/video/09_kept.ipynb #9b5f462a
 def claim(folder: Path, key: str) -> None:
     "Make a folder the place of a video's windows, or refuse one that is another's."
     said = folder / "video.json"

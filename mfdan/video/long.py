@@ -34,7 +34,7 @@ def film_truth(path: Path) -> dict | None:
     whose = truth.get("made", "") if isinstance(truth, dict) else ""
     return truth if str(whose).startswith("by mfdan") else None
 
-
+# %% ../../nbs/video/13_long.ipynb #4b560a09
 def films_in(root: Path) -> dict[str, tuple[Path, dict]]:  # video_id -> where, truth
     "The films of a folder."
     found = {}
@@ -57,7 +57,7 @@ def recordings_in(root: Path) -> tuple[Videos, dict[str, Reel]]:
     return tables, {row.video_id: reel_of_files(row.video_id, list(row.frames.values()), row.rate,
                                                 row.frames) for row in tables.videos.itertuples()}
 
-
+# %% ../../nbs/video/13_long.ipynb #65cefca0
 def files_of(name: str, tables: Videos, root: Path) -> list[Path]:
     "What decides whether a recording is still the same."
     if name.startswith("films/"):
@@ -78,7 +78,7 @@ def found_events(outcomes: Mapping[str, Outcome], videos: pd.DataFrame) -> pd.Da
             rows.append(dict(video_id=name, kind=each["kind"], **frames))
     return event_table(rows, videos, "answer")
 
-
+# %% ../../nbs/video/13_long.ipynb #3058519e
 def spot_all(
     root: Path, tables: Videos, reels: Mapping[str, Reel], out: Path, show: bool = True,
 ) -> tuple[dict[str, Outcome], list[str]]:  # by video; what could not be watched
@@ -113,7 +113,7 @@ class Scored:
         return "\n\n".join([self.scores.round(3).to_string(),
                             self.apexes.round(2).to_string(), "\n".join(self.lines)])
 
-
+# %% ../../nbs/video/13_long.ipynb #0afb10ed
 def scored(tables: Videos, found: pd.DataFrame, folder: Path, failed: list[str]) -> Scored:
     "All figures."
     verdicts = spot_verdicts(tables.videos, tables.events, found)

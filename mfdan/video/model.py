@@ -183,7 +183,7 @@ def refuse_taken(place: Path) -> None:
     "Refuse a name that is taken, if only by a link to nowhere: what is written would replace it."
     if os.path.lexists(place): raise Refused(f"{place} exists: choose another name, or delete it")
 
-
+# %% ../../nbs/video/05_model.ipynb #214b6e24
 def save_model(
     folder: Path,  # new
     network: nn.Module,

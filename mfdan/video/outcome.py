@@ -67,7 +67,7 @@ def rate_notes(trace: Trace, rate: float) -> list[str]:
                     "near, nothing is told")
     return made
 
-
+# %% ../../nbs/video/10_outcome.ipynb #e301dfca
 def notes_of(reel: Reel, trace: Trace) -> list[str]:
     "What must be known of a video before its events are read."
     made, seen = list(reel.notes), float((trace.state == SEEN).mean())
@@ -132,7 +132,7 @@ class Outcome:
         lines += [event_line(row) for row in self.events]
         return "\n".join([*lines, *self.notes, *WORDS])
 
-
+# %% ../../nbs/video/10_outcome.ipynb #ef1f6226
 def event_line(row: dict) -> str:
     "An event as a terminal shows it."
     said = ", ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items())
@@ -161,7 +161,7 @@ def challenge_tables(name: str, outcome: Outcome) -> tuple[pd.DataFrame, pd.Data
             for row in outcome.events]
     return event_table(rows, videos), videos
 
-
+# %% ../../nbs/video/10_outcome.ipynb #6238d58f
 def write_files(outcome: Outcome, folder: Path, model: Sequence[str] = ()) -> None:
     "`events.json` and `events.csv`."
     said = dict(video=outcome.reel.name, rate=outcome.reel.rate, frames=len(outcome.trace),

@@ -41,7 +41,7 @@ def thinned(curve: ndarray) -> tuple[ndarray, ndarray]:  # places, values
     steps = np.nan_to_num(curve[:n], nan=-1).reshape(-1, step).max(1)
     return np.arange(len(steps)) * step + step / 2 - 0.5, np.where(steps < 0, np.nan, steps)
 
-
+# %% ../../nbs/video/11_page.ipynb #362a7b34
 def draw_motion(ax: Axes, curve: ndarray, outcome: Outcome, group: str, seconds: float) -> None:
     "One group."
     places, values = thinned(curve)
@@ -109,7 +109,7 @@ def explain(
         return {}
     return told(row, verdict)
 
-
+# %% ../../nbs/video/11_page.ipynb #a21fe175
 def told(row: dict, verdict: Recognition) -> dict[str, Callable]:
     "Write a verdict into an event, and draw it."
     row.update(label=verdict.label, probabilities=verdict.probabilities)
@@ -143,7 +143,7 @@ def event_section(row: dict, drawn: dict[str, Callable]) -> str:
         "eyes)</p>", *(f"<p>{said(note)}</p>" for note in row["notes"]),
         table if chances else "", f'<div class="pictures">{"".join(pictures)}</div></section>'])
 
-
+# %% ../../nbs/video/11_page.ipynb #a0cabd60
 def summary_table(outcome: Outcome) -> str:
     "All events, each a link."
     rows = [f"<tr><td><a href=\"#event-{row['number']}\">{row['number']}</a><td>{row['kind']}"

@@ -117,7 +117,7 @@ def prepare_settings(card: dict) -> PrepareConfig:
 
 PARTS = ("pair", "flow", "magnified")  # what two pictures give
 
-
+# %% ../../nbs/video/06_recognise.ipynb #765e5874
 def arrays_of(
     frames: dict[str, ndarray], config: PrepareConfig,
     database: str = ABLATED,  # whose crop rule applies
@@ -174,7 +174,7 @@ class Recognition:
         chances = ", ".join(f"{name} {p:.2f}" for name, p in self.probabilities.items())
         return "\n".join([f"{self.label} ({chances})", *self.notes, *model_lines(self.card)])
 
-
+# %% ../../nbs/video/06_recognise.ipynb #2a9c940e
 def model_lines(card: dict) -> list[str]:
     "Whose verdict it is, and what must be known of it."
     return [f"{card['title']} ({card['cites']}), {card['data']['clips']} clips of "
@@ -217,7 +217,7 @@ def png_of(figure: Figure) -> bytes:
     plt.close(figure)
     return file.getvalue()
 
-
+# %% ../../nbs/video/06_recognise.ipynb #9576c58c
 def sheet(verdict: Recognition) -> bytes:  # a PNG
     "All pictures, the probabilities and the sentences."
     figure = plt.figure(figsize=(7.4, 6.6), layout="constrained")
@@ -243,7 +243,7 @@ def picture_tag(name: str, figure: Figure) -> str:
     data = base64.b64encode(png_of(figure)).decode()
     return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">'
 
-
+# %% ../../nbs/video/06_recognise.ipynb #c817a5ff
 def page(verdict: Recognition) -> str:  # HTML
     "A verdict as one file."
     card, said = verdict.card, html.escape

@@ -67,7 +67,7 @@ def read_with(file: Path, how: int) -> ndarray | None:
     except (OSError, cv2.error):  # empty, or gone
         return None
 
-
+# %% ../../nbs/video/02_reel.ipynb #b81f2279
 def reel_of_files(
     name: str,
     files: Sequence[Path],  # in order
@@ -91,7 +91,7 @@ def by_number(file: Path) -> list:
     "A key that sorts `img2` before `img10`."
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
-
+# %% ../../nbs/video/02_reel.ipynb #54732e96
 def reel_of_folder(folder: Path, given: float | None = None) -> Reel:
     "A folder of frames."
     files = [file for file in folder.iterdir()
@@ -115,7 +115,7 @@ def opened(path: Path) -> cv2.VideoCapture:
     video.release()
     return cv2.VideoCapture(str(path))
 
-
+# %% ../../nbs/video/02_reel.ipynb #823f082e
 def walk(path: Path, rate: float, first: int = 0) -> Iterator[tuple[float, ndarray]]:  # BGR
     "All frames of a file from one on; those before are passed over without being converted."
     video, before = opened(path), -1.0

@@ -61,7 +61,7 @@ REGIONS = {
     "upper lip": Region("mouth", (51,), 0.4, 0.2), "lower lip": Region("mouth", (57,), 0.4, 0.2),
     "chin": Region("mouth", (8,), 0.5, 0.25, 0, -0.2)}
 
-
+# %% ../../nbs/video/03_regions.ipynb #20efb28e
 def span_of(region: Region, points: Float[ndarray, "68 2"]) -> tuple[int, int, int, int]:
     "Left, top, right and bottom of a region, in the crop; both first ends within."
     centre = points[list(region.points)].mean(0) + EYES * np.array([region.right, region.down])

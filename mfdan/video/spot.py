@@ -55,7 +55,7 @@ class Curves:
 
     def __len__(self) -> int: return len(self.place)
 
-
+# %% ../../nbs/video/07_spot.ipynb #f4e67ac1
 def even(trace: Trace, rate: float) -> Curves:
     "Resample by the moments."
     at = trace.moments - trace.moments[0]
@@ -73,7 +73,7 @@ def runs(epoch: Int[ndarray, "n"]) -> Iterator[slice]:
     for first, last in zip([0, *edges], [*edges, len(epoch)]):
         if last > first and epoch[first] >= 0: yield slice(first, last)
 
-
+# %% ../../nbs/video/07_spot.ipynb #621a4dfa
 def low_passed(
     values: Float[ndarray, "n ..."], epoch: Int[ndarray, "n"], rate: float,
     hertz: float,  # where half of the power is left
@@ -139,7 +139,7 @@ def quiet_noise(height: Float[ndarray, "n r"]) -> Float[ndarray, "r"]:
     if np.isnan(height).all(): return np.zeros(height.shape[1])
     return np.nanmedian(height, axis=0) / 1.18  # of a Rayleigh distribution: its sigma
 
-
+# %% ../../nbs/video/07_spot.ipynb #bc729dec
 def peaks_of(
     height: Float[ndarray, "n"],
     least: float,
@@ -195,7 +195,7 @@ class Heights:
     repeated: Bool[ndarray, "n"]
     least: tuple[Float[ndarray, "r"], Float[ndarray, "r"]]  # of the short, of the long
 
-
+# %% ../../nbs/video/07_spot.ipynb #7b9cfb3b
 def heights(curves: Curves, config: SpotConfig) -> Heights:
     "All that decides."
     turned = turning(curves, config)
@@ -226,7 +226,7 @@ def explained(
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
     return group == "brows" and times < 2.5 and bool(said.blinking[apex])  # a lid pulls a little
 
-
+# %% ../../nbs/video/07_spot.ipynb #c9ce97f3
 def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
     "What stands out, region by region."
     found = []
@@ -241,7 +241,7 @@ def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
                                   group=region.group, region=name))
     return [each for each in found if not carried(each, found)]
 
-
+# %% ../../nbs/video/07_spot.ipynb #be5452f6
 def carried(each: dict, others: list[dict]) -> bool:
     "Is it slow drift under a quick motion that makes more than a third of its height?"
     inside = [one for one in others if one is not each and one["region"] == each["region"]
@@ -263,7 +263,7 @@ def agree(a: dict, b: dict) -> bool:
     either = max(a["offset"], b["offset"]) - min(a["onset"], b["onset"]) + 1
     return both > 0.6 * either
 
-
+# %% ../../nbs/video/07_spot.ipynb #493dc78c
 def merged(found: list[dict], config: SpotConfig) -> list[list[dict]]:  # the strongest first
     "Candidates that are one event."
     events = []
@@ -297,7 +297,7 @@ class Spotted:
     curves: Curves
     said: Heights
 
-
+# %% ../../nbs/video/07_spot.ipynb #3bc3997c
 def spot(
     trace: Trace, rate: float, config: SpotConfig = SpotConfig(),  # noqa: B008
 ) -> Spotted:

@@ -43,7 +43,7 @@ def landmarks_near(
     points = [(p.x, p.y) for p in predictor()(small, faces[0]).parts()]
     return np.array(points, float) / shrink, len(faces)
 
-
+# %% ../../nbs/video/04_trace.ipynb #223c11c8
 def distance(face: dlib.rectangle, point: Float[ndarray, "2"]) -> float:
     "From the middle of a face."
     middle = face.center()
@@ -142,7 +142,7 @@ class Trace:
 
 BLANK = (np.full((len(REGIONS), 2), np.nan), np.full(2, np.nan), np.nan)
 
-
+# %% ../../nbs/video/04_trace.ipynb #df954547
 def trace_of(rows: list[tuple]) -> Trace:
     "Rows as arrays, as small as they can be without loss that matters."
     kinds = dict(moments="f8", state="u1", moved="f4", nose="f4", eyes="f4", epoch="u2", odd="u1",
@@ -224,7 +224,7 @@ WINDOW = 6.7  # seconds
 
 def window_length(rate: float) -> int: return max(2, round(WINDOW * rate))  # frames
 
-
+# %% ../../nbs/video/04_trace.ipynb #12f998d8
 def windows(
     reel: Reel,
     first: int = 0,  # a multiple of a window's length

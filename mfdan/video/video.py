@@ -59,7 +59,7 @@ def finish(outcome: Outcome, folder: Path, model: Model | None) -> None:
         write_files(outcome, folder, () if model is None else model_lines(model.card))
         write_atomic(folder / "page.html", page)
 
-
+# %% ../../nbs/video/12_video.ipynb #be3167d0
 def checked_model(folder: Path | str | None) -> Model | None:
     "A model that two pictures are enough for."
     if folder is None: return None
@@ -67,7 +67,7 @@ def checked_model(folder: Path | str | None) -> Model | None:
     check_two(model)
     return model
 
-
+# %% ../../nbs/video/12_video.ipynb #7ef2b7ba
 def video(
     what: Path | str,  # a file, a folder of frames, or the number of a camera
     out: Path | str | None = None,  # a folder

@@ -47,7 +47,7 @@ class AHMSAConfig:
         input="paper: u, v, strain; guess: stretched")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/39_ahmsa_net_inspired.ipynb #bba99638
 @method(
     "ahmsa_net_inspired", title="AHMSA-Net, inspired", cites="after Zhang et al., arXiv 2501.02539",
     config=AHMSAConfig, inputs=lambda config: (ResizedFlow(config.size, scale="clip"),),

@@ -50,7 +50,7 @@ class AM3FConfig:
         loss="guess: classes shown equally often, in place of logits adjusted by their share")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/32_am3f_flownet_inspired.ipynb #5f845409
 class ScaleFusion(nn.Module):
     "Kernels of several sides, each with an attention to places; halved."
 

@@ -36,7 +36,7 @@ class CausalNetConfig:
         "optimizer": "guess: Adam", "loss": "guess: cross entropy"}
     published: ClassVar = "depth and gamma chosen, and the epoch taken, on the test side"
 
-
+# %% ../../nbs/zoo/26_causalnet.ipynb #8da3d78d
 def causal_train(epochs: int, lr: float = 5e-5, batch: int = 1024) -> TrainConfig:
     "As the code trains."
     return TrainConfig(epochs=epochs, batch=batch, lr=lr, optimizer="adamw", weight_decay=0.0,
@@ -71,7 +71,7 @@ class MaskedAttention(nn.MultiheadAttention):
     def forward(self, query: Tensor, seen: Tensor) -> Float[Tensor, "b n c"]:
         return super().forward(query, seen, seen, attn_mask=self.added, need_weights=False)[0]
 
-
+# %% ../../nbs/zoo/26_causalnet.ipynb #af46f049
 def near(gamma: float, side: int = 2) -> Float[Tensor, "n n"]:
     "What is added to the scores of a place at some distance."
     away = far_apart(side)

@@ -37,7 +37,7 @@ class COFConfig:
         input="paper: flows of both phases; guess: half their difference")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/33_cof_inspired.ipynb #1863d4ed
 class Combining(nn.Module):
     "Two flows, combined; then STSTNet."
 

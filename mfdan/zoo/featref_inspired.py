@@ -46,7 +46,7 @@ class FeatRefConfig:
         loss="guess: cross entropy, over the proposals, too")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/41_featref_inspired.ipynb #4bbfa59a
 @method(
     "featref_inspired", title="FeatRef, inspired", cites="after Zhou et al., PR 2022",
     config=FeatRefConfig,

@@ -52,7 +52,7 @@ class FMANetConfig:
                                 input="paper: flows of both phases")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/35_fmanet_inspired.ipynb #2d6f40d2
 @method(
     "fmanet_inspired", title="FMANet, inspired", cites="after Nguyen et al., arXiv 2510.07810",
     config=FMANetConfig, inputs=both_phases,

@@ -59,7 +59,7 @@ class NormedConv(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
         return self.bn(self.conv(x)).relu()
 
-
+# %% ../../nbs/zoo/29_googlenet.ipynb #7e01b85f
 class FourWays(nn.Module):
     "Single pixels, 3×3, 3×3 again, and the largest around."
 

@@ -48,7 +48,7 @@ class MFVANConfig:
         input="paper: the apex; guess: the onset, so that identity can be removed")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/38_mfvan_inspired.ipynb #ecd89db0
 @method(
     "mfvan_inspired", title="MFVAN, inspired", cites="after Pan et al., Frontiers 2023",
     config=MFVANConfig, inputs=lambda config: (FramePair(config.size),),

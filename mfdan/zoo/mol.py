@@ -82,7 +82,7 @@ class _BothWays(torch.autograd.Function):
         dtype, device = ctx.kind
         return gradient, torch.ones((), dtype=dtype, device=device)
 
-
+# %% ../../nbs/zoo/27_mol.ipynb #e4de65a7
 def with_loss(
     logits: Float[Tensor, "b classes"], loss: Float[Tensor, ""],  # a mean over the batch
 ) -> Float[Tensor, "b classes"]:  # the same
@@ -154,7 +154,7 @@ class MOLConfig:
         "Of the last maps, pixel."
         return (((self.size - 4) // 2 + 1 - 3) // 2 + 1) // 2 + 1
 
-
+# %% ../../nbs/zoo/27_mol.ipynb #b48d7cec
 def mol_train(epochs: int, lr: float) -> TrainConfig:
     "As the code trains."
     return TrainConfig(epochs=epochs, batch=32, lr=lr, optimizer="adamw", weight_decay=1e-3,

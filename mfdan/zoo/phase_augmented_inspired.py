@@ -39,7 +39,7 @@ class PhaseAugmentedConfig:
         input="paper: dynamic images of both phases; guess: the whole clip's in the test")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/37_phase_augmented_inspired.ipynb #2d03e18a
 @method(
     "phase_augmented_inspired", title="Phase-aware augmentation, inspired",
     cites="after arXiv 2510, phase-aware temporal augmentation", config=PhaseAugmentedConfig,

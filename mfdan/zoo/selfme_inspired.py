@@ -51,7 +51,7 @@ class SelfMEConfig:
         loss="guess: cross entropy, and two beside it")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/43_selfme_inspired.ipynb #acebdbf8
 @method(
     "selfme_inspired", title="SelfME, inspired", cites="after Fan et al., CVPR 2023",
     config=SelfMEConfig, inputs=lambda config: (FramePair(config.size),),

@@ -52,7 +52,7 @@ def flow_step(
     below = xx * yy - xy**2
     return flow + torch.stack([xy * yt - yy * xt, xy * xt - xx * yt], 1) / below.unsqueeze(1)
 
-
+# %% ../../nbs/zoo/30_slstt.ipynb #c8a2792c
 @torch.no_grad()
 def window_flow(
     first: Float[Tensor, "b 1 h w"], second: Float[Tensor, "b 1 h w"],  # grey, 0 to 1
@@ -121,7 +121,7 @@ class ViTBlock(nn.Module):
         x = x + self.attended(self.norm1(x))
         return x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
 
-
+# %% ../../nbs/zoo/30_slstt.ipynb #a1f7b4d1
 class ViT(nn.Module):
     "A vision transformer up to its last norm; what it says of a picture is its first token."
 

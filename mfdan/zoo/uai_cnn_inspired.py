@@ -37,7 +37,7 @@ class UAIConfig:
     one_frame: ClassVar = True
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/44_uai_cnn_inspired.ipynb #f932fb09
 @method(
     "uai_cnn_inspired", title="UAI-CNN, inspired", cites="after Kumar et al., CVPR workshops 2019",
     config=UAIConfig, inputs=lambda config: (FramePair(config.size), Face(config.size)),

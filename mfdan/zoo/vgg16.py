@@ -33,7 +33,7 @@ def named_file(
                          f"write {path}@{true}")
     return path
 
-
+# %% ../../nbs/zoo/28_vgg16.ipynb #d85fb6e7
 def load_body(
     network: nn.Module, said: str,  # FILE@DIGEST
     head: str,  # the beginning of the names of what stays as it is
@@ -70,7 +70,7 @@ class VGG16Config:
         "loss": "guess: cross entropy"}
     published: ClassVar = "UF1 .6425, UAR .6516 (MEGC2019), as Liong et al. measured it"
 
-
+# %% ../../nbs/zoo/28_vgg16.ipynb #0fb6c465
 def vgg_train(epochs: int, lr: float, batch: int = 32) -> TrainConfig:
     "No paper states it."
     return TrainConfig(epochs=epochs, batch=batch, lr=lr, optimizer="adamw", weight_decay=0.0,
@@ -88,7 +88,7 @@ def small_convolutions(width: int, blocks: tuple[int, ...]) -> nn.Sequential:
         parts.append(nn.MaxPool2d(2))
     return nn.Sequential(*parts)
 
-
+# %% ../../nbs/zoo/28_vgg16.ipynb #73dea5ae
 @method(
     "vgg16", title="VGG16", cites="Simonyan and Zisserman, ICLR 2015", config=VGG16Config,
     inputs=lambda config: (ResizedFlow(config.size, scale="clip"),),
