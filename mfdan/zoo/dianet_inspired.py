@@ -63,7 +63,7 @@ class PhaseImages:
 
     def mirrored(self, images: Tensor) -> Tensor: return images.flip(-1)
 
-# %% ../../nbs/zoo/36_dianet_inspired.ipynb #5f5e854f
+# %% ../../nbs/zoo/36_dianet_inspired.ipynb #5af6d4a1
 @dataclass(frozen=True)
 class DIANetConfig:
     "Settings, each with its source."
@@ -76,7 +76,7 @@ class DIANetConfig:
         input="paper: a dynamic image a phase; guess: the apex found in the frames")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/36_dianet_inspired.ipynb #e5e9a666
 @method(
     "dianet_inspired", title="DIANet, inspired", cites="after arXiv 2510, DIANet",
     config=DIANetConfig, inputs=lambda config: (PhaseImages(config.size),),

@@ -128,7 +128,7 @@ class ChannelGraph(nn.Module):
         told = self.edge(torch.cat([here, others - here], -1)).relu().amax(2)
         return x + told.view_as(x)
 
-# %% ../../nbs/zoo/27_mol.ipynb #ee1d2d35
+# %% ../../nbs/zoo/27_mol.ipynb #49e5c093
 @dataclass(frozen=True)
 class MOLConfig:
     "Settings, each with its source."
@@ -142,7 +142,8 @@ class MOLConfig:
     sources: ClassVar = {
         "size": "code: 128; quick: 56", "frames": "code", "maps": "code; quick: a quarter",
         "time_maps": "code; quick: 16", "dense": "code; quick: 64", "flow_weight": "code",
-        "point_weight": "code", "input": "code: grey frames; guess: 8 of the 10 prepared, less their mean",
+        "point_weight": "code",
+        "input": "code: grey frames; guess: 8 of the 10 prepared, less their mean",
         "epochs": "code: 1,000 steps; here 77 epochs of 13; quick: 30, its budget",
         "batch": "code: 32", "lr": "code: 1e-4; quick: 1e-3, as there are few steps",
         "optimizer": "code: AdamW, 1e-3", "loss": "code: cross entropy, and two beside it"}
@@ -153,13 +154,13 @@ class MOLConfig:
         "Of the last maps, pixel."
         return (((self.size - 4) // 2 + 1 - 3) // 2 + 1) // 2 + 1
 
-
+# %% ../../nbs/zoo/27_mol.ipynb #7394a94d
 def mol_train(epochs: int, lr: float) -> TrainConfig:
     "As the code trains."
     return TrainConfig(epochs=epochs, batch=32, lr=lr, optimizer="adamw", weight_decay=1e-3,
                        loss="ce")
 
-# %% ../../nbs/zoo/27_mol.ipynb #10e2331c
+
 def frame_stem(maps: tuple[int, ...]) -> nn.Sequential:
     "Four convolutions."
     parts = []

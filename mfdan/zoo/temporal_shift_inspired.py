@@ -51,7 +51,7 @@ def toward(
     target = (taught.detach() / soft).softmax(-1)
     return F.kl_div((said / soft).log_softmax(-1), target, reduction="batchmean") * soft**2
 
-# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #82fa6f3b
+# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #7a7e9fa9
 @dataclass(frozen=True)
 class TemporalShiftConfig:
     "Settings, each with its source."
@@ -64,7 +64,7 @@ class TemporalShiftConfig:
         input="paper: magnified faces and two moments; guess: their flows")
     published: ClassVar = UNKNOWN
 
-
+# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #76ec1738
 def shift_inputs(config) -> tuple:
     "Onset, magnified face, and the flows of both phases."
     half = config.size // 2
