@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from mfdan.core.config import TrainConfig
+from mfdan.core.files import file_digest
 from mfdan.network.settings import MFDANConfig
 from mfdan.results.method_run import method_by, method_table
 from mfdan.results.runs import variant
+from mfdan.training.fold import train_fold
 from mfdan.training.method_check import check_method, count_parameters, known_clips, sources_of
 from mfdan.training.plan import plan
 from mfdan.zoo.contract import find_method, method_names
@@ -55,7 +57,8 @@ def test_the_list_of_methods_names_them_all():
 
 
 @pytest.mark.parametrize("said, nearest", [("STSTNet2", "ststnet"), ("offapexnet", "off_apexnet"),
-                                           ("rcn", "rcn_"), ("HTNET", "htnet")])
+                                           ("rcn", "rcn_"), ("HTNET", "htnet"),
+                                           ("fmanet", "fmanet_inspired"), ("VGG", "vgg16")])
 def test_an_unknown_name_is_answered_with_the_nearest(said, nearest):
     with pytest.raises(ValueError, match=f"no method '{said}'; nearest: .*{nearest}"):
         method_by(said)
@@ -84,6 +87,44 @@ def test_weights_of_another_layout_or_a_pickle_are_one_line(tmp_path):
     (tmp_path / "short.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ValueError, match="short.safetensors is no file of weights alone"):
         load_into(network, tmp_path / "short.safetensors")
+
+
+@pytest.mark.parametrize("name", ["vgg16", "googlenet", "slstt"])
+def test_a_file_of_weights_is_the_one_that_is_meant_or_refused_in_one_line(name, tmp_path):
+    method = find_method(name)
+    config = method.profiles["tiny"][0]
+    torch.manual_seed(0)
+    network = method.make(config, 3)
+    body = network.encoder if name == "slstt" else network
+    file = tmp_path / "body.safetensors"
+    save_file(body.state_dict(), file)
+    digest = file_digest(file)[:8]
+    torch.manual_seed(1)
+    read = method.make(replace(config, weights=f"{file}@{digest}"), 3)
+    first = next(key for key in body.state_dict() if key.endswith("weight"))
+    own = read.encoder if name == "slstt" else read
+    assert torch.equal(own.state_dict()[first], body.state_dict()[first])
+    with pytest.raises(ValueError, match=f"write .*body.safetensors@{digest}"):
+        method.make(replace(config, weights=str(file) + "@00000000"), 3)
+    torch.save({"a": Harm(tmp_path / "harmed")}, tmp_path / "code.pth")
+    bad = f"{tmp_path / 'code.pth'}@{file_digest(tmp_path / 'code.pth')[:8]}"
+    with pytest.raises(ValueError, match="code.pth is no file of weights alone"):
+        method.make(replace(config, weights=bad), 3)
+    assert not (tmp_path / "harmed").exists()
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    other = f"{tmp_path / 'other.safetensors'}@{file_digest(tmp_path / 'other.safetensors')[:8]}"
+    with pytest.raises(ValueError, match="another layout than"):
+        method.make(replace(config, weights=other), 3)
+
+
+@pytest.mark.parametrize("name, lacks", [("cof_inspired", "flow2"), ("slstt", "sequence"),
+                                         ("fgrl_auf", "pair"), ("causalnet", "flow2")])
+def test_a_folder_without_an_array_says_which(name, lacks):
+    clips = known_clips(size=28)
+    clips = replace(clips, arrays={k: v for k, v in clips.arrays.items() if k != lacks})
+    run = variant("quick", "composite", method=name)
+    with pytest.raises(KeyError, match=f"not '{lacks}': prepare again with arrays"):
+        train_fold(clips, plan(clips, run)[0], run.model, run.train)
 
 
 def test_a_corpus_without_its_input_is_refused_before_anything_is_trained():

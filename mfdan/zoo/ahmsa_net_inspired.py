@@ -33,7 +33,7 @@ class Level(nn.Module):
         seen = self.look(F.adaptive_avg_pool2d(x, self.side))
         return seen + seen * self.channels(seen) + seen * self.places(seen)
 
-# %% ../../nbs/zoo/39_ahmsa_net_inspired.ipynb #b86aa844
+# %% ../../nbs/zoo/39_ahmsa_net_inspired.ipynb #943fb988
 @dataclass(frozen=True)
 class AHMSAConfig:
     "Settings, each with its source."
@@ -47,7 +47,7 @@ class AHMSAConfig:
         input="paper: u, v, strain; guess: stretched")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/39_ahmsa_net_inspired.ipynb #bba99638
+# %% ../../nbs/zoo/39_ahmsa_net_inspired.ipynb #4439e78d
 @method(
     "ahmsa_net_inspired", title="AHMSA-Net, inspired", cites="after Zhang et al., arXiv 2501.02539",
     config=AHMSAConfig, inputs=lambda config: (ResizedFlow(config.size, scale="clip"),),

@@ -41,7 +41,7 @@ def phase_images(frames: Float[ndarray, "t h w"]) -> Float[ndarray, "3 h w"]:  #
     made = np.stack([dynamic_image(part) for part in (frames[:top + 1], frames[top:], frames)])
     return made / np.maximum(np.abs(made).max((1, 2), keepdims=True), 1e-9)
 
-# %% ../../nbs/zoo/36_dianet_inspired.ipynb #09b6271e
+
 @dataclass(frozen=True)
 class PhaseImages:
     "Dynamic images of the rise, of the fall, and of the whole clip."
@@ -63,7 +63,7 @@ class PhaseImages:
 
     def mirrored(self, images: Tensor) -> Tensor: return images.flip(-1)
 
-# %% ../../nbs/zoo/36_dianet_inspired.ipynb #5f5e854f
+# %% ../../nbs/zoo/36_dianet_inspired.ipynb #5af6d4a1
 @dataclass(frozen=True)
 class DIANetConfig:
     "Settings, each with its source."
@@ -76,7 +76,7 @@ class DIANetConfig:
         input="paper: a dynamic image a phase; guess: the apex found in the frames")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/36_dianet_inspired.ipynb #a2cd67e9
+# %% ../../nbs/zoo/36_dianet_inspired.ipynb #e5e9a666
 @method(
     "dianet_inspired", title="DIANet, inspired", cites="after arXiv 2510, DIANet",
     config=DIANetConfig, inputs=lambda config: (PhaseImages(config.size),),

@@ -32,7 +32,7 @@ class Proposals(nn.Module):
         said = torch.cat([say(part) for say, part in zip(self.say, own)], 1)
         return torch.cat(own, 1), said
 
-# %% ../../nbs/zoo/41_featref_inspired.ipynb #4f849e47
+# %% ../../nbs/zoo/41_featref_inspired.ipynb #feeadbde
 @dataclass(frozen=True)
 class FeatRefConfig:
     "Settings, each with its source."
@@ -46,7 +46,7 @@ class FeatRefConfig:
         loss="guess: cross entropy, over the proposals, too")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/41_featref_inspired.ipynb #4bbfa59a
+# %% ../../nbs/zoo/41_featref_inspired.ipynb #125bb8c7
 @method(
     "featref_inspired", title="FeatRef, inspired", cites="after Zhou et al., PR 2022",
     config=FeatRefConfig,

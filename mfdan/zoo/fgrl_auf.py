@@ -36,7 +36,7 @@ def shape_maps(
     low, high = shape.amin((2, 3), keepdim=True), shape.amax((2, 3), keepdim=True)
     return ((shape - low) / (high - low).clamp(min=1e-6)).mean(1, keepdim=True)
 
-# %% ../../nbs/zoo/31_fgrl_auf.ipynb #4df9736e
+# %% ../../nbs/zoo/31_fgrl_auf.ipynb #14ff4031
 NODES = (*range(17, 27), *range(48, 68))  # ten of the brows, twenty of the mouth
 
 
@@ -50,7 +50,7 @@ def patches(
     at = (points[:, None, None].float() + around).flatten(0, 2)
     return read_off(maps, at)[..., 0].unflatten(1, (len(points), side, side))
 
-# %% ../../nbs/zoo/31_fgrl_auf.ipynb #ea87a8d1
+# %% ../../nbs/zoo/31_fgrl_auf.ipynb #2f53d02a
 @dataclass(frozen=True)
 class ShapePatches:
     "Patches of the magnified shape around thirty points."
@@ -148,7 +148,7 @@ class PatchLayer(nn.Module):
         x = self.norms[0](x + self.out(seen))
         return self.norms[1](x + self.dense(x))
 
-# %% ../../nbs/zoo/31_fgrl_auf.ipynb #f6feec2d
+
 class PatchLayers(nn.Module):
     "Layers that each read the same input, as in the public code; or a chain."
 
@@ -187,7 +187,7 @@ class FGRLConfig:
     one_frame: ClassVar = True  # a map a clip, in which the motion is mixed with the face
     published: ClassVar = "the best epoch of each test side"
 
-# %% ../../nbs/zoo/31_fgrl_auf.ipynb #acce6fb8
+
 def fgrl_train(epochs: int, lr: float, batch: int) -> TrainConfig:
     "As the code trains."
     return TrainConfig(epochs=epochs, batch=batch, lr=lr, optimizer="adamw", weight_decay=0.0,

@@ -41,7 +41,7 @@ def shrinking(inputs: int, maps: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*(part for a, b in zip((inputs, *maps), maps)
                            for part in (rectified(a, b, 3, padding=1), nn.MaxPool2d(2))))
 
-# %% ../../nbs/zoo/35_fmanet_inspired.ipynb #4667942c
+# %% ../../nbs/zoo/35_fmanet_inspired.ipynb #3426be00
 @dataclass(frozen=True)
 class FMANetConfig:
     "Settings, each with its source."
@@ -52,7 +52,7 @@ class FMANetConfig:
                                 input="paper: flows of both phases")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/35_fmanet_inspired.ipynb #2d6f40d2
+# %% ../../nbs/zoo/35_fmanet_inspired.ipynb #608cdd14
 @method(
     "fmanet_inspired", title="FMANet, inspired", cites="after Nguyen et al., arXiv 2510.07810",
     config=FMANetConfig, inputs=both_phases,

@@ -32,7 +32,7 @@ def led_to(
     return F.grid_sample(images, grid + 2 * shift.movedim(1, -1), align_corners=False,
                          padding_mode="border")
 
-# %% ../../nbs/zoo/42_frl_dgt_inspired.ipynb #2e63256e
+
 def unlike(
     pair: Float[Tensor, "b 6 h w"], shift: Float[Tensor, "b 2 i j"],
 ) -> Float[Tensor, ""]:
@@ -55,7 +55,7 @@ class Displacement(nn.Module):
         onset, apex = pair.chunk(2, 1)
         return self.most * self.say(self.look(torch.cat([onset, apex - onset], 1))).tanh()
 
-# %% ../../nbs/zoo/42_frl_dgt_inspired.ipynb #c1c439cb
+# %% ../../nbs/zoo/42_frl_dgt_inspired.ipynb #c388326c
 @dataclass(frozen=True)
 class FRLDGTConfig:
     "Settings, each with its source."
@@ -70,7 +70,7 @@ class FRLDGTConfig:
         loss="guess: cross entropy, and how unlike the apex is when led back")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/42_frl_dgt_inspired.ipynb #e085c2bd
+# %% ../../nbs/zoo/42_frl_dgt_inspired.ipynb #f1f14bc3
 @method(
     "frl_dgt_inspired", title="FRL-DGT, inspired", cites="after Zhai et al., CVPR 2023",
     config=FRLDGTConfig, inputs=lambda config: (FramePair(config.size),),

@@ -42,7 +42,7 @@ class LocalAttention(nn.Module):
         said = self.look(x)
         return x * said.numel() / len(x) * said.flatten(1).softmax(-1).view_as(said)
 
-# %% ../../nbs/zoo/45_me_plan_inspired.ipynb #f4c768bc
+
 class Nearest(nn.Module):
     "Minus the squared distance to what each class looks like."
 
@@ -53,7 +53,7 @@ class Nearest(nn.Module):
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b classes"]:
         return -(x.unsqueeze(1) - self.prototypes).square().sum(-1)
 
-# %% ../../nbs/zoo/45_me_plan_inspired.ipynb #0bf66517
+# %% ../../nbs/zoo/45_me_plan_inspired.ipynb #6e9d8806
 @dataclass(frozen=True)
 class MEPLANConfig:
     "Settings, each with its source."
@@ -67,7 +67,7 @@ class MEPLANConfig:
         loss="guess: cross entropy over distances, without episodes")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/45_me_plan_inspired.ipynb #ca2fb827
+# %% ../../nbs/zoo/45_me_plan_inspired.ipynb #8c987c71
 @method(
     "me_plan_inspired", title="ME-PLAN, inspired", cites="after Zhao et al., Neural Networks 2022",
     config=MEPLANConfig, inputs=lambda config: (GreyFrames(config.size, config.frames),),

@@ -35,7 +35,7 @@ class KeptPlaces(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return x * self.mask(x)
 
-# %% ../../nbs/zoo/38_mfvan_inspired.ipynb #bdbd0f3e
+# %% ../../nbs/zoo/38_mfvan_inspired.ipynb #2b659d36
 @dataclass(frozen=True)
 class MFVANConfig:
     "Settings, each with its source."
@@ -48,7 +48,7 @@ class MFVANConfig:
         input="paper: the apex; guess: the onset, so that identity can be removed")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/38_mfvan_inspired.ipynb #ecd89db0
+# %% ../../nbs/zoo/38_mfvan_inspired.ipynb #dbbaf67e
 @method(
     "mfvan_inspired", title="MFVAN, inspired", cites="after Pan et al., Frontiers 2023",
     config=MFVANConfig, inputs=lambda config: (FramePair(config.size),),

@@ -82,7 +82,7 @@ class _BothWays(torch.autograd.Function):
         dtype, device = ctx.kind
         return gradient, torch.ones((), dtype=dtype, device=device)
 
-# %% ../../nbs/zoo/27_mol.ipynb #e4de65a7
+
 def with_loss(
     logits: Float[Tensor, "b classes"], loss: Float[Tensor, ""],  # a mean over the batch
 ) -> Float[Tensor, "b classes"]:  # the same
@@ -128,7 +128,7 @@ class ChannelGraph(nn.Module):
         told = self.edge(torch.cat([here, others - here], -1)).relu().amax(2)
         return x + told.view_as(x)
 
-# %% ../../nbs/zoo/27_mol.ipynb #ee1d2d35
+# %% ../../nbs/zoo/27_mol.ipynb #49e5c093
 @dataclass(frozen=True)
 class MOLConfig:
     "Settings, each with its source."
@@ -154,13 +154,13 @@ class MOLConfig:
         "Of the last maps, pixel."
         return (((self.size - 4) // 2 + 1 - 3) // 2 + 1) // 2 + 1
 
-# %% ../../nbs/zoo/27_mol.ipynb #b48d7cec
+# %% ../../nbs/zoo/27_mol.ipynb #7394a94d
 def mol_train(epochs: int, lr: float) -> TrainConfig:
     "As the code trains."
     return TrainConfig(epochs=epochs, batch=32, lr=lr, optimizer="adamw", weight_decay=1e-3,
                        loss="ce")
 
-# %% ../../nbs/zoo/27_mol.ipynb #10e2331c
+
 def frame_stem(maps: tuple[int, ...]) -> nn.Sequential:
     "Four convolutions."
     parts = []

@@ -27,7 +27,7 @@ def one_of_three(
     turned = torch.stack([images[:, 0], -images[:, 1], images[:, 2]], 1)
     return turned.gather(1, which.view(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:]))
 
-# %% ../../nbs/zoo/37_phase_augmented_inspired.ipynb #a0ecbb4b
+# %% ../../nbs/zoo/37_phase_augmented_inspired.ipynb #c450416d
 @dataclass(frozen=True)
 class PhaseAugmentedConfig:
     "Settings, each with its source."
@@ -39,7 +39,7 @@ class PhaseAugmentedConfig:
         input="paper: dynamic images of both phases; guess: the whole clip's in the test")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/37_phase_augmented_inspired.ipynb #2d03e18a
+# %% ../../nbs/zoo/37_phase_augmented_inspired.ipynb #2669e8ba
 @method(
     "phase_augmented_inspired", title="Phase-aware augmentation, inspired",
     cites="after arXiv 2510, phase-aware temporal augmentation", config=PhaseAugmentedConfig,

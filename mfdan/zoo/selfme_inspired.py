@@ -35,7 +35,7 @@ def told_apart(
     own = torch.arange(len(alike), device=alike.device)
     return (F.cross_entropy(alike, own) + F.cross_entropy(alike.mT, own)) / 2
 
-# %% ../../nbs/zoo/43_selfme_inspired.ipynb #ca6d4fb6
+# %% ../../nbs/zoo/43_selfme_inspired.ipynb #dd7a588a
 @dataclass(frozen=True)
 class SelfMEConfig:
     "Settings, each with its source."
@@ -51,7 +51,7 @@ class SelfMEConfig:
         loss="guess: cross entropy, and two beside it")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/43_selfme_inspired.ipynb #acebdbf8
+# %% ../../nbs/zoo/43_selfme_inspired.ipynb #563659a4
 @method(
     "selfme_inspired", title="SelfME, inspired", cites="after Fan et al., CVPR 2023",
     config=SelfMEConfig, inputs=lambda config: (FramePair(config.size),),

@@ -52,7 +52,7 @@ def flow_step(
     below = xx * yy - xy**2
     return flow + torch.stack([xy * yt - yy * xt, xy * xt - xx * yt], 1) / below.unsqueeze(1)
 
-# %% ../../nbs/zoo/30_slstt.ipynb #c8a2792c
+
 @torch.no_grad()
 def window_flow(
     first: Float[Tensor, "b 1 h w"], second: Float[Tensor, "b 1 h w"],  # grey, 0 to 1
@@ -102,7 +102,7 @@ class LongFlows:
     def mirrored(self, images: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:
         raise NotImplementedError("a mirrored flow has other colours: train SLSTT without mirror")
 
-# %% ../../nbs/zoo/30_slstt.ipynb #84c63035
+# %% ../../nbs/zoo/30_slstt.ipynb #09d57571
 class ViTBlock(nn.Module):
     "Attention and perceptron; named as in the public files."
 
@@ -121,7 +121,7 @@ class ViTBlock(nn.Module):
         x = x + self.attended(self.norm1(x))
         return x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.norm2(x))))
 
-# %% ../../nbs/zoo/30_slstt.ipynb #a1f7b4d1
+# %% ../../nbs/zoo/30_slstt.ipynb #69b26f26
 class ViT(nn.Module):
     "A vision transformer up to its last norm; what it says of a picture is its first token."
 

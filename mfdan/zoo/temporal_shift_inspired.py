@@ -30,7 +30,7 @@ def shifted(
     few = x.shape[2] // part
     return torch.cat([x[:, :, :few].flip(1), x[:, :, few:]], 2)
 
-# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #b99accac
+
 class FewWeights(nn.Module):
     "A weight for each channel from its own mean and its neighbours'."
 
@@ -51,7 +51,7 @@ def toward(
     target = (taught.detach() / soft).softmax(-1)
     return F.kl_div((said / soft).log_softmax(-1), target, reduction="batchmean") * soft**2
 
-# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #82fa6f3b
+# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #7a7e9fa9
 @dataclass(frozen=True)
 class TemporalShiftConfig:
     "Settings, each with its source."
@@ -64,14 +64,14 @@ class TemporalShiftConfig:
         input="paper: magnified faces and two moments; guess: their flows")
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #9921aa45
+# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #76ec1738
 def shift_inputs(config) -> tuple:
     "Onset, magnified face, and the flows of both phases."
     half = config.size // 2
     return (FramePair(config.size), Face(config.size), ResizedFlow(half),
             ResizedFlow(half, array="flow2"))
 
-# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #e93fea77
+
 class Moments(nn.Module):
     "Two sections over two moments, with a shift before the second."
 

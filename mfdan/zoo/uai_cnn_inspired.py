@@ -24,7 +24,7 @@ def avatar(
     "The mean of the three."
     return (pair[:, :3] + pair[:, 3:] + face) / 3
 
-# %% ../../nbs/zoo/44_uai_cnn_inspired.ipynb #af3ab5c3
+# %% ../../nbs/zoo/44_uai_cnn_inspired.ipynb #5d8002e5
 @dataclass(frozen=True)
 class UAIConfig:
     "Settings, each with its source."
@@ -37,7 +37,7 @@ class UAIConfig:
     one_frame: ClassVar = True
     published: ClassVar = UNKNOWN
 
-# %% ../../nbs/zoo/44_uai_cnn_inspired.ipynb #f932fb09
+# %% ../../nbs/zoo/44_uai_cnn_inspired.ipynb #b82f7530
 @method(
     "uai_cnn_inspired", title="UAI-CNN, inspired", cites="after Kumar et al., CVPR workshops 2019",
     config=UAIConfig, inputs=lambda config: (FramePair(config.size), Face(config.size)),

@@ -19,7 +19,7 @@ from .contract import method
 from .linear_32 import ResizedFlow
 from .ststnet import read_weights
 
-# %% ../../nbs/zoo/28_vgg16.ipynb #843c9d68
+# %% ../../nbs/zoo/28_vgg16.ipynb #294bce7b
 def named_file(
     said: str,  # FILE@DIGEST, as settings keep it
 ) -> Path:
@@ -33,7 +33,7 @@ def named_file(
                          f"write {path}@{true}")
     return path
 
-# %% ../../nbs/zoo/28_vgg16.ipynb #d85fb6e7
+# %% ../../nbs/zoo/28_vgg16.ipynb #e3b10b43
 def load_body(
     network: nn.Module, said: str,  # FILE@DIGEST
     head: str,  # the beginning of the names of what stays as it is
@@ -70,13 +70,13 @@ class VGG16Config:
         "loss": "guess: cross entropy"}
     published: ClassVar = "UF1 .6425, UAR .6516 (MEGC2019), as Liong et al. measured it"
 
-# %% ../../nbs/zoo/28_vgg16.ipynb #0fb6c465
+
 def vgg_train(epochs: int, lr: float, batch: int = 32) -> TrainConfig:
     "No paper states it."
     return TrainConfig(epochs=epochs, batch=batch, lr=lr, optimizer="adamw", weight_decay=0.0,
                        loss="ce")
 
-# %% ../../nbs/zoo/28_vgg16.ipynb #cf6547e2
+# %% ../../nbs/zoo/28_vgg16.ipynb #b359c8ca
 def small_convolutions(width: int, blocks: tuple[int, ...]) -> nn.Sequential:
     "Blocks of 3×3 convolutions, each halved."
     parts, inputs = [], 3
@@ -88,7 +88,7 @@ def small_convolutions(width: int, blocks: tuple[int, ...]) -> nn.Sequential:
         parts.append(nn.MaxPool2d(2))
     return nn.Sequential(*parts)
 
-# %% ../../nbs/zoo/28_vgg16.ipynb #73dea5ae
+# %% ../../nbs/zoo/28_vgg16.ipynb #a9ec4c00
 @method(
     "vgg16", title="VGG16", cites="Simonyan and Zisserman, ICLR 2015", config=VGG16Config,
     inputs=lambda config: (ResizedFlow(config.size, scale="clip"),),
