@@ -41,7 +41,7 @@ def phase_images(frames: Float[ndarray, "t h w"]) -> Float[ndarray, "3 h w"]:  #
     made = np.stack([dynamic_image(part) for part in (frames[:top + 1], frames[top:], frames)])
     return made / np.maximum(np.abs(made).max((1, 2), keepdims=True), 1e-9)
 
-
+# %% ../../nbs/zoo/36_dianet_inspired.ipynb #67ef5834
 @dataclass(frozen=True)
 class PhaseImages:
     "Dynamic images of the rise, of the fall, and of the whole clip."

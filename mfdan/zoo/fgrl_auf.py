@@ -148,7 +148,7 @@ class PatchLayer(nn.Module):
         x = self.norms[0](x + self.out(seen))
         return self.norms[1](x + self.dense(x))
 
-
+# %% ../../nbs/zoo/31_fgrl_auf.ipynb #c20d92de
 class PatchLayers(nn.Module):
     "Layers that each read the same input, as in the public code; or a chain."
 
@@ -187,7 +187,7 @@ class FGRLConfig:
     one_frame: ClassVar = True  # a map a clip, in which the motion is mixed with the face
     published: ClassVar = "the best epoch of each test side"
 
-
+# %% ../../nbs/zoo/31_fgrl_auf.ipynb #bb148eec
 def fgrl_train(epochs: int, lr: float, batch: int) -> TrainConfig:
     "As the code trains."
     return TrainConfig(epochs=epochs, batch=batch, lr=lr, optimizer="adamw", weight_decay=0.0,

@@ -32,7 +32,7 @@ def led_to(
     return F.grid_sample(images, grid + 2 * shift.movedim(1, -1), align_corners=False,
                          padding_mode="border")
 
-
+# %% ../../nbs/zoo/42_frl_dgt_inspired.ipynb #0fb2c273
 def unlike(
     pair: Float[Tensor, "b 6 h w"], shift: Float[Tensor, "b 2 i j"],
 ) -> Float[Tensor, ""]:

@@ -42,7 +42,7 @@ class LocalAttention(nn.Module):
         said = self.look(x)
         return x * said.numel() / len(x) * said.flatten(1).softmax(-1).view_as(said)
 
-
+# %% ../../nbs/zoo/45_me_plan_inspired.ipynb #52e64b95
 class Nearest(nn.Module):
     "Minus the squared distance to what each class looks like."
 

@@ -82,7 +82,7 @@ class _BothWays(torch.autograd.Function):
         dtype, device = ctx.kind
         return gradient, torch.ones((), dtype=dtype, device=device)
 
-
+# %% ../../nbs/zoo/27_mol.ipynb #e1653566
 def with_loss(
     logits: Float[Tensor, "b classes"], loss: Float[Tensor, ""],  # a mean over the batch
 ) -> Float[Tensor, "b classes"]:  # the same

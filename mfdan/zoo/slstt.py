@@ -52,7 +52,7 @@ def flow_step(
     below = xx * yy - xy**2
     return flow + torch.stack([xy * yt - yy * xt, xy * xt - xx * yt], 1) / below.unsqueeze(1)
 
-
+# %% ../../nbs/zoo/30_slstt.ipynb #09f01938
 @torch.no_grad()
 def window_flow(
     first: Float[Tensor, "b 1 h w"], second: Float[Tensor, "b 1 h w"],  # grey, 0 to 1

@@ -30,7 +30,7 @@ def shifted(
     few = x.shape[2] // part
     return torch.cat([x[:, :, :few].flip(1), x[:, :, few:]], 2)
 
-
+# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #19d0a925
 class FewWeights(nn.Module):
     "A weight for each channel from its own mean and its neighbours'."
 
@@ -71,7 +71,7 @@ def shift_inputs(config) -> tuple:
     return (FramePair(config.size), Face(config.size), ResizedFlow(half),
             ResizedFlow(half, array="flow2"))
 
-
+# %% ../../nbs/zoo/40_temporal_shift_inspired.ipynb #110ef7ed
 class Moments(nn.Module):
     "Two sections over two moments, with a shift before the second."
 

@@ -70,7 +70,7 @@ class VGG16Config:
         "loss": "guess: cross entropy"}
     published: ClassVar = "UF1 .6425, UAR .6516 (MEGC2019), as Liong et al. measured it"
 
-
+# %% ../../nbs/zoo/28_vgg16.ipynb #33e44382
 def vgg_train(epochs: int, lr: float, batch: int = 32) -> TrainConfig:
     "No paper states it."
     return TrainConfig(epochs=epochs, batch=batch, lr=lr, optimizer="adamw", weight_decay=0.0,
