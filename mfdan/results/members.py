@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Maker', 'rows_of_members', 'inspired', 'rows_of_zoo', 'rows_of_inspired', 'seen_rows', 'said_by_all', 'widest',
-           'best_epoch', 'printed_by_title', 'member_row', 'table_of', 'zoo_table', 'zoo_inspired', 'zoo_figure']
+           'best_epoch', 'printed_by_title', 'member_row', 'members_table', 'zoo_table', 'zoo_inspired', 'zoo_figure']
 
 # %% ../../nbs/results/31_members.ipynb #46f90ee2
 import warnings
@@ -115,7 +115,7 @@ def member_row(study: Study, name: str, part: pd.DataFrame, rows: list[TableRow]
     return row
 
 # %% ../../nbs/results/31_members.ipynb #e742c824
-def table_of(study: Study, maker: Maker) -> Table:
+def members_table(study: Study, maker: Maker) -> Table:
     "Members beside MFDAN; who is left out is named, with the reason."
     rows, _ = seen_rows(study, maker)
     said, missing = said_by_all(study, maker)
@@ -140,14 +140,14 @@ def table_of(study: Study, maker: Maker) -> Table:
          runs=rows_of_zoo, when="on request")
 def zoo_table(study: Study) -> Table:
     "Every member beside MFDAN."
-    return table_of(study, rows_of_zoo)
+    return members_table(study, rows_of_zoo)
 
 
 @product("zoo_inspired", "zoo", "The zoo: members built after an abstract", chapter="variations",
          runs=rows_of_inspired, when="on request")
 def zoo_inspired(study: Study) -> Table:
     "What is built after an abstract, beside MFDAN."
-    return table_of(study, rows_of_inspired)
+    return members_table(study, rows_of_inspired)
 
 # %% ../../nbs/results/31_members.ipynb #333d3f4f
 @product("zoo_figure", "zoo", "The zoo: every member, on the same folds", chapter="variations",

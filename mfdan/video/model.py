@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['CANNOT', 'LIMITS', 'UNKNOWN', 'FORMAT', 'CARD', 'DATA', 'SCORE', 'AGAIN', 'everybody', 'learn', 'given',
            'probabilities', 'probe', 'notices', 'data_in_words', 'held_out_score', 'score_in_words', 'make_card',
-           'refuse_taken', 'save_model', 'odd_field', 'read_card', 'as_tuples', 'settings_from', 'with_weights',
-           'Model', 'load_model', 'refuse_fitted', 'widest_scope', 'fit']
+           'save_model', 'odd_field', 'read_card', 'as_tuples', 'settings_from', 'with_weights', 'Model', 'load_model',
+           'refuse_fitted', 'widest_scope', 'fit']
 
 # %% ../../nbs/video/05_model.ipynb #920b123b
 import hashlib
 import json
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
 from ..core.files import atomic_folder, read_json, stable_hash, write_atomic
-from ..core.places import place_in_words
+from ..core.places import place_in_words, refuse_taken
 from ..core.private import keep_private
 from ..core.provenance import commit, versions
 from ..core.refuse import Refused, asked
@@ -177,11 +176,6 @@ def make_card(prepared: Prepared, fold: Fold, run: Run, score: dict | str,
         "statistics": {array: list(scale) for array, scale in statistics.items()},
         "probe": probe(network, run.model, statistics, prepared.size),
         "commit": commit().short, "versions": versions("python", "torch", "numpy", "mfdan")}
-
-# %% ../../nbs/video/05_model.ipynb #0caf04cc
-def refuse_taken(place: Path) -> None:
-    "Refuse a name that is taken, if only by a link to nowhere: what is written would replace it."
-    if os.path.lexists(place): raise Refused(f"{place} exists: choose another name, or delete it")
 
 # %% ../../nbs/video/05_model.ipynb #214b6e24
 def save_model(

@@ -24,7 +24,7 @@ from numpy import ndarray
 
 from ..core.config import AlignConfig, FlowConfig, PrepareConfig
 from ..core.files import write_atomic
-from ..core.places import place_in_words
+from ..core.places import place_in_words, refuse_taken
 from ..core.private import keep_private
 from ..core.refuse import Refused
 from ..core.show import (
@@ -39,7 +39,7 @@ from ..pixels.parts import STAGE, ClipJob, compute_part, one_thread, truth_root
 from ..results.gradcam import grad_cam
 from ..results.report import STYLE
 from .model import (
-    Model, given, load_model, probabilities, refuse_taken, score_in_words)
+    Model, given, load_model, probabilities, score_in_words)
 
 # %% ../../nbs/video/06_recognise.ipynb #30bc1096
 Picture = Path | str | ndarray  # a file, or uint8 RGB

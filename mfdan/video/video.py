@@ -12,7 +12,7 @@ from ..core.files import read_json, write_atomic
 from ..core.places import place_in_words
 from ..core.private import keep_private
 from ..core.refuse import Refused, real
-from .kept import claim, reel_key, watch
+from .kept import claim, reel_key, watch_reel
 from .model import Model, load_model
 from .outcome import Outcome, outcome_of, write_files
 from .page import page_of
@@ -89,6 +89,6 @@ def video(
     if folder.resolve() in [file.resolve() for file in files]:
         raise Refused(f"{folder} is where the video lies: choose another --out")
     claim(folder, reel_key(files, reel))
-    outcome = outcome_of(reel, watch(reel, folder, show))
+    outcome = outcome_of(reel, watch_reel(reel, folder, show))
     finish(outcome, folder, judge)
     return outcome
