@@ -152,7 +152,7 @@ def held_out_score(store: Path, prepared: Prepared, run: Run) -> dict | str:
     return {"measure": "UF1, each subject held out in turn", "subjects": score.subjects,
             "clips": len(said), "value": score.value, "low": score.low, "high": score.high}
 
-# %% ../../nbs/video/05_model.ipynb #21b9cbe9
+
 def score_in_words(score: dict | str) -> str:
     "One line for a card, a page or a terminal."
     if isinstance(score, str): return f"score: {score}"
