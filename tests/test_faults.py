@@ -272,6 +272,13 @@ def test_a_file_of_ones_own_that_would_hide_a_module(cache, capsys):
         assert status == 2 and f"there is a module {name[:-3]!r} already" in one_line(err)
 
 
+def test_a_choice_that_could_not_be_kept_is_refused_first(cache, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    status, out, err = ask(capsys, "choose")
+    assert (status, out) == (2, "") and "choice.json may not be written" in one_line(err)
+    assert untouched(cache.parent)
+
+
 def test_products_that_are_not_there(cache, monkeypatch, capsys):
     for name in ("/nowhere/mine.py", str(cache.parent)):
         monkeypatch.setenv("MFDAN_PRODUCTS", name)

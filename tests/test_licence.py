@@ -28,6 +28,7 @@ from mfdan.data.root import read_root
 from mfdan.pixels.prepare import prepare
 from mfdan.results.catalogue import all_products, notebooks
 from mfdan.results.certificate import certificate
+from mfdan.results.development import DEVELOPMENT, choice_file
 from mfdan.results.report import write_report
 from mfdan.results.reproduce import Page, execute, publish
 from mfdan.results.road import note_stages
@@ -325,6 +326,19 @@ def test_licensed_data_in_the_caches_folder_is_not_drawn(tmp_path, monkeypatch, 
     assert "not known to hold the embedded corpus" in capsys.readouterr().err
     assert everything(root) == before  # somebody's data is not touched
     assert not [*(tmp_path / "out").rglob("*.png")] and not (tmp_path / "cache/prepared").exists()
+
+
+@pytest.mark.slow
+def test_licensed_data_in_the_caches_folder_chooses_nothing(tmp_path, monkeypatch, capsys):
+    "What `choose` finds is written into the package, which git adds."
+    monkeypatch.setenv("MFDAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(write, "list_clips", a_few)
+    root = forged(tmp_path / "cache/corpora" / f"quick-{DEVELOPMENT}-v{VERSION}")
+    before, kept = everything(root), choice_file().read_bytes()
+    assert cli.main(["choose", "--workers", "1"]) == 1
+    assert "not known to hold the embedded corpus" in capsys.readouterr().err
+    assert everything(root) == before and choice_file().read_bytes() == kept
+    assert not (tmp_path / "cache/prepared").exists()
 
 
 def test_a_corpus_of_an_older_version_is_compared_once(written, monkeypatch):

@@ -156,18 +156,27 @@ def test_what_a_corpus_cannot_show_is_said_at_once(samm_alone):
         reproduce(samm_alone, only=["table_5"])
 
 
-def test_a_notebook_that_fails_costs_no_other(road, tmp_path, monkeypatch):
+def broken_notebooks(folder, code):
+    "The paper's notebooks, one of which ends in some code."
+    shutil.copytree(notebook_folder(), folder)
+    nb = nbformat.read(folder / "table_1.ipynb", as_version=4)
+    nb.cells[-1].source = code
+    nbformat.write(nb, folder / "table_1.ipynb")
+    return folder
+
+
+@pytest.mark.parametrize("code, says", [
+    ("1 / 0", "ZeroDivisionError: division by zero"),
+    pytest.param("import os; os._exit(1)", "its kernel died: is the memory full",
+                 marks=pytest.mark.slow)], ids=["an error", "a dead kernel"])
+def test_a_notebook_that_fails_costs_no_other(road, tmp_path, monkeypatch, code, says):
     run = RunConfig(corpus="quick", profile="smoke", out=str(tmp_path))
-    broken = tmp_path / "nbs"
-    shutil.copytree(notebook_folder(), broken)
-    nb = nbformat.read(broken / "table_1.ipynb", as_version=4)
-    nb.cells[-1].source = "1 / 0"
-    nbformat.write(nb, broken / "table_1.ipynb")
+    broken = broken_notebooks(tmp_path / "nbs", code)
     monkeypatch.setattr("mfdan.results.products.notebook_folder", lambda: broken)
-    with pytest.raises(RuntimeError, match="table_1.ipynb, ZeroDivisionError: division by zero"):
+    with pytest.raises(RuntimeError, match=f"table_1.ipynb, {says}"):
         reproduce(run, only=["table_1", "table_2"])
     text = (run.folder / "report.html").read_text()
-    assert "Table II" in text and "table_1 (ZeroDivisionError" in text
+    assert "Table II" in text and f"table_1 ({says.split(':')[0]}" in text
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path):
