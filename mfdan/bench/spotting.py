@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUSY', 'CROWDED', 'RESTLESS', 'DEVELOPMENT', 'HELD_OUT', 'FULL', 'WAYS', 'FilmSet', 'filmed', 'film_reels', 'every',
-           'resized', 'encoded', 'watched', 'answers', 'line_of', 'measure', 'speed', 'peak_memory']
+           'rescaled', 'encoded', 'watched', 'answers', 'line_of', 'measure', 'speed', 'most_memory']
 
 # %% ../../nbs/bench/11_spotting.ipynb #2fff000b
 import resource
@@ -20,11 +20,11 @@ from ..core.files import cache_root, read_json, stable_hash
 from ..corpus.footage import film_video, write_video
 from ..corpus.script import NEUTRAL, USUAL, Course
 from ..video.events import event_table, film_tables
-from ..video.kept import claim, reel_key, watch
+from ..video.kept import claim, keep_watching, reel_key
 from ..video.reel import Reel, open_reel
-from ..video.spot import SpotConfig, spot
+from ..video.spot import SpotConfig, spot_trace
 from ..video.spot_score import apex_errors, false_alarms, spot_scores, spot_verdicts
-from ..video.trace import Follower, Trace, landmarks_near
+from ..video.trace import Follower, FaceTrace, landmarks_near
 
 # %% ../../nbs/bench/11_spotting.ipynb #22d83d15
 BUSY = Course(micro=6, macro=3)
@@ -80,7 +80,7 @@ def every(reel: Reel, step: int) -> Reel:
     return replace(reel, rate=reel.rate / step, count=-(-reel.count // step), grey=grey)
 
 
-def resized(reel: Reel, times: float) -> Reel:
+def rescaled(reel: Reel, times: float) -> Reel:
     "Larger or smaller frames."
     how = cv2.INTER_AREA if times < 1 else cv2.INTER_CUBIC
 
@@ -103,22 +103,22 @@ def encoded(reel: Reel, path: Path) -> Reel:
     return open_reel(path)
 
 # %% ../../nbs/bench/11_spotting.ipynb #a72d2573
-def watched(name: str, folder: Path, reel: Reel, how: str = "as it is") -> Trace:
+def watched(name: str, folder: Path, reel: Reel, how: str = "as it is") -> FaceTrace:
     "The trace of a film; windows are kept in the cache."
     out = cache_root() / "films" / "watched" / folder.name / how.replace(" ", "-")
     claim(out, reel_key([folder / "truth.json"], reel))
-    return watch(reel, out, show=False)
+    return keep_watching(reel, out, show=False)
 
 
 def answers(
-    traces: Mapping[str, Trace], rates: Mapping[str, float], times: Mapping[str, int],
+    traces: Mapping[str, FaceTrace], rates: Mapping[str, float], times: Mapping[str, int],
     videos: pd.DataFrame, config: SpotConfig,
 ) -> pd.DataFrame:
     "What is spotted in all of them, in frames of the films as they were made."
     rows = []
     for name, trace in traces.items():
         last = max(videos[videos.video_id == name].iloc[0].frames)
-        for each in spot(trace, rates[name], config).events:
+        for each in spot_trace(trace, rates[name], config).events:
             frames = {key: min(each[key] * times[name], last)
                       for key in ("onset", "apex", "offset")}
             rows.append(dict(video_id=name, kind=each["kind"], **frames))
@@ -139,8 +139,8 @@ def line_of(videos, events, found) -> dict[str, float]:
 
 WAYS = {"as it is": (1, lambda reel, folder: reel),
         "a third of the rate": (3, lambda reel, folder: every(reel, 3)),
-        "half the size": (1, lambda reel, folder: resized(reel, 0.5)),
-        "double the size": (1, lambda reel, folder: resized(reel, 2.0)),
+        "half the size": (1, lambda reel, folder: rescaled(reel, 0.5)),
+        "double the size": (1, lambda reel, folder: rescaled(reel, 2.0)),
         "mp4": (1, lambda reel, folder: encoded(reel, folder.with_suffix(".mp4")))}
 
 
@@ -178,5 +178,5 @@ def speed(path: Path, frames: int = 200) -> dict[str, float]:  # milliseconds a 
     return {name: 1000 * value / len(seen) for name, value in spent.items()}
 
 
-def peak_memory() -> float:  # MB, of this process so far
+def most_memory() -> float:  # MB, of this process so far
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

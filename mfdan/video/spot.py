@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GROUP_OF', 'SpotConfig', 'Curves', 'even', 'runs', 'low_passed', 'from_median', 'dilated', 'turning', 'boundary',
-           'quiet_noise', 'peaks_of', 'repeated', 'blinking', 'Heights', 'heights', 'explained', 'candidates',
-           'carried', 'overlap', 'agree', 'merged', 'settled', 'Spotted', 'spot']
+           'quiet_noise', 'peaks_of', 'repeated', 'blinking', 'Heights', 'heights', 'explained', 'stand_outs',
+           'carried', 'overlap', 'agree', 'merged', 'one_event', 'Spotted', 'spot_trace']
 
 # %% ../../nbs/video/07_spot.ipynb #bbb9388c
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from scipy.signal import find_peaks
 
 from .events import MACRO, MICRO, kind_by_length
 from .regions import GROUPS, REGIONS
-from .trace import SEEN, WINDOW, Trace
+from .trace import SEEN, WINDOW, FaceTrace
 
 # %% ../../nbs/video/07_spot.ipynb #dd566507
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Curves:
     def __len__(self) -> int: return len(self.place)
 
 
-def even(trace: Trace, rate: float) -> Curves:
+def even(trace: FaceTrace, rate: float) -> Curves:
     "Resample by the moments."
     at = trace.moments - trace.moments[0]
     grid = np.arange(round(at[-1] * rate) + 1) / rate
@@ -226,8 +226,8 @@ def explained(
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
     return group == "brows" and times < 2.5 and bool(said.blinking[apex])  # a lid pulls a little
 
-
-def candidates(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
+# %% ../../nbs/video/07_spot.ipynb #27f7d15d
+def stand_outs(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
     "What stands out, region by region."
     found = []
     for height, least, most in zip((said.short, said.long), said.least, (MICRO, MACRO)):
@@ -276,7 +276,7 @@ def merged(found: list[dict], config: SpotConfig) -> list[list[dict]]:  # the st
     return sorted(events, key=lambda event: event[0]["onset"])
 
 # %% ../../nbs/video/07_spot.ipynb #2b4ebe6d
-def settled(event: list[dict], rate: float) -> dict | None:  # None: too long for either kind
+def one_event(event: list[dict], rate: float) -> dict | None:  # None: too long for either kind
     "One event of its regions."
     strongest = event[0]
     same = [each for each in event if agree(each, strongest)]
@@ -298,14 +298,14 @@ class Spotted:
     said: Heights
 
 
-def spot(
-    trace: Trace, rate: float, config: SpotConfig = SpotConfig(),  # noqa: B008
+def spot_trace(
+    trace: FaceTrace, rate: float, config: SpotConfig = SpotConfig(),  # noqa: B008
 ) -> Spotted:
     "The micro- and macro-expressions of a video."
     curves = even(trace, rate)
     said, events = heights(curves, config), []
-    for event in merged(candidates(said, rate, config), config):
-        if one := settled(event, rate): events.append(one)
+    for event in merged(stand_outs(said, rate, config), config):
+        if one := one_event(event, rate): events.append(one)
     for one in events:
         for key in ("onset", "apex", "offset"): one[key] = int(curves.place[one[key]])
     return Spotted(events, curves, said)

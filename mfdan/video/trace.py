@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'LIKE', 'SEEN', 'NO_FACE', 'BLACK', 'UNREADABLE', 'STATES', 'JUMP', 'BLANK', 'AGAIN', 'AWAY', 'LID', 'WINDOW',
-           'landmarks_near', 'distance', 'fast_flow', 'alike', 'Follower', 'thumbnail', 'is_black', 'Trace', 'trace_of',
-           'Watcher', 'window_length', 'windows', 'join', 'whole_trace']
+           'landmarks_near', 'distance', 'fast_flow', 'alike', 'Follower', 'thumbnail', 'is_black', 'FaceTrace',
+           'trace_of', 'Watcher', 'window_length', 'windows', 'join', 'whole_trace']
 
 # %% ../../nbs/video/04_trace.ipynb #3536ab08
 from collections import deque
@@ -126,7 +126,7 @@ def is_black(small: Float[ndarray, "18 24"]) -> bool:
 
 # %% ../../nbs/video/04_trace.ipynb #63cdc492
 @dataclass(frozen=True, eq=False)
-class Trace:
+class FaceTrace:
     "What was seen of a video, or of a part of it."
     moments: Float[ndarray, "n"]  # seconds
     state: UInt8[ndarray, "n"]  # of `STATES`
@@ -143,11 +143,11 @@ class Trace:
 BLANK = (np.full((len(REGIONS), 2), np.nan), np.full(2, np.nan), np.nan)
 
 
-def trace_of(rows: list[tuple]) -> Trace:
+def trace_of(rows: list[tuple]) -> FaceTrace:
     "Rows as arrays, as small as they can be without loss that matters."
     kinds = dict(moments="f8", state="u1", moved="f4", nose="f4", eyes="f4", epoch="u2", odd="u1",
                  faces="u1")
-    return Trace(*(np.array(column, kind) for column, kind in zip(zip(*rows), kinds.values())))
+    return FaceTrace(*(np.array(column, kind) for column, kind in zip(zip(*rows), kinds.values())))
 
 # %% ../../nbs/video/04_trace.ipynb #1346b2ae
 AGAIN = 0.5  # seconds: how often a face that is not there is looked for
@@ -228,7 +228,7 @@ def window_length(rate: float) -> int: return max(2, round(WINDOW * rate))  # fr
 def windows(
     reel: Reel,
     first: int = 0,  # a multiple of a window's length
-) -> Iterator[Trace]:
+) -> Iterator[FaceTrace]:
     "The traces of all windows from a frame on, each as soon as it is complete."
     length, rows, watcher = window_length(reel.rate), [], Watcher(reel.rate)
     for moment, grey in reel.grey(first):
@@ -241,7 +241,7 @@ def windows(
     if rows: yield trace_of(rows)
 
 # %% ../../nbs/video/04_trace.ipynb #6e06c85f
-def join(before: Trace, after: Trace) -> Trace:
+def join(before: FaceTrace, after: FaceTrace) -> FaceTrace:
     "Two windows as one; the frame that they share is there once."
     bound = before.state[-1] == SEEN and after.state[0] == SEEN
     moved, nose, epoch = after.moved, after.nose, after.epoch + (before.epoch[-1] + 1)
@@ -252,10 +252,11 @@ def join(before: Trace, after: Trace) -> Trace:
         epoch = np.where(here, before.epoch[-1], epoch)
     parts = dict(vars(after), moved=moved, nose=nose, epoch=epoch.astype(np.uint16))
     parts["odd"] = np.r_[before.odd[-1], after.odd[1:]]
-    return Trace(*(np.concatenate([vars(before)[name][:-1], parts[name]]) for name in vars(before)))
+    return FaceTrace(*(np.concatenate([vars(before)[name][:-1], parts[name]])
+                       for name in vars(before)))
 
 # %% ../../nbs/video/04_trace.ipynb #24d62111
-def whole_trace(parts: list[Trace]) -> Trace:
+def whole_trace(parts: list[FaceTrace]) -> FaceTrace:
     "All windows of a video as one."
     if not parts: raise ValueError("not a single frame could be read")
     made = parts[0]
