@@ -166,14 +166,14 @@ def test_nothing_goes_where_git_could_add_it(film, tmp_path):
 def test_memory_does_not_grow_with_the_video(film, tmp_path):
     code = """
 import resource, sys
-from mfdan.video.kept import claim, watch
+from mfdan.video.kept import claim, keep_watching
 from mfdan.video.reel import Reel, open_reel
 film = [frame for _, frame in open_reel(sys.argv[1]).grey(0)][:50]
 def grey(first):
     for k in range(first, int(sys.argv[3])): yield k / 30, film[k % 50]
 from pathlib import Path
 claim(Path(sys.argv[2]), "x")
-watch(Reel("long", 30, 0, grey, dict), Path(sys.argv[2]), False)
+keep_watching(Reel("long", 30, 0, grey, dict), Path(sys.argv[2]), False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
 """
     peaks = [int(subprocess.run([sys.executable, "-c", code, str(film), str(tmp_path / str(n)),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUSY', 'CROWDED', 'RESTLESS', 'DEVELOPMENT', 'HELD_OUT', 'FULL', 'WAYS', 'FilmSet', 'filmed', 'film_reels', 'every',
-           'resized_reel', 'encoded', 'watched', 'answers', 'scores_of_films', 'measure', 'speed', 'memory_peak']
+           'rescaled', 'encoded', 'watched', 'answers', 'scores_of_films', 'measure', 'speed', 'most_memory']
 
 # %% ../../nbs/bench/11_spotting.ipynb #2fff000b
 import resource
@@ -20,11 +20,11 @@ from ..core.files import cache_root, read_json, stable_hash
 from ..corpus.footage import film_video, write_video
 from ..corpus.script import NEUTRAL, USUAL, Course
 from ..video.events import event_table, film_tables
-from ..video.kept import claim, reel_key, watch_reel
+from ..video.kept import claim, keep_watching, reel_key
 from ..video.reel import Reel, open_reel
-from ..video.spot import SpotConfig, spot_events
+from ..video.spot import SpotConfig, spot_trace
 from ..video.spot_score import apex_errors, false_alarms, spot_scores, spot_verdicts
-from ..video.trace import Follower, MotionTrace, landmarks_near
+from ..video.trace import Follower, FaceTrace, landmarks_near
 
 # %% ../../nbs/bench/11_spotting.ipynb #22d83d15
 BUSY = Course(micro=6, macro=3)
@@ -64,7 +64,7 @@ def filmed(seed: int, films: FilmSet) -> Path:
         write_video(film, folder)
     return folder
 
-# %% ../../nbs/bench/11_spotting.ipynb #e96a5202
+
 def film_reels(films: FilmSet) -> Iterator[tuple[str, Path, dict, Reel]]:
     "The films of a set: name, place, truth, and what is watched."
     for seed in films.seeds:
@@ -80,7 +80,7 @@ def every(reel: Reel, step: int) -> Reel:
     return replace(reel, rate=reel.rate / step, count=-(-reel.count // step), grey=grey)
 
 
-def resized_reel(reel: Reel, times: float) -> Reel:
+def rescaled(reel: Reel, times: float) -> Reel:
     "Larger or smaller frames."
     how = cv2.INTER_AREA if times < 1 else cv2.INTER_CUBIC
 
@@ -89,7 +89,7 @@ def resized_reel(reel: Reel, times: float) -> Reel:
             yield moment, cv2.resize(frame, None, fx=times, fy=times, interpolation=how)
     return replace(reel, grey=grey)
 
-# %% ../../nbs/bench/11_spotting.ipynb #a9aea01e
+
 def encoded(reel: Reel, path: Path) -> Reel:
     "The same as an mp4."
     if not path.exists():
@@ -103,22 +103,22 @@ def encoded(reel: Reel, path: Path) -> Reel:
     return open_reel(path)
 
 # %% ../../nbs/bench/11_spotting.ipynb #a72d2573
-def watched(name: str, folder: Path, reel: Reel, how: str = "as it is") -> MotionTrace:
+def watched(name: str, folder: Path, reel: Reel, how: str = "as it is") -> FaceTrace:
     "The trace of a film; windows are kept in the cache."
     out = cache_root() / "films" / "watched" / folder.name / how.replace(" ", "-")
     claim(out, reel_key([folder / "truth.json"], reel))
-    return watch_reel(reel, out, show=False)
+    return keep_watching(reel, out, show=False)
 
-# %% ../../nbs/bench/11_spotting.ipynb #3579f220
+
 def answers(
-    traces: Mapping[str, MotionTrace], rates: Mapping[str, float], times: Mapping[str, int],
+    traces: Mapping[str, FaceTrace], rates: Mapping[str, float], times: Mapping[str, int],
     videos: pd.DataFrame, config: SpotConfig,
 ) -> pd.DataFrame:
     "What is spotted in all of them, in frames of the films as they were made."
     rows = []
     for name, trace in traces.items():
         last = max(videos[videos.video_id == name].iloc[0].frames)
-        for each in spot_events(trace, rates[name], config).events:
+        for each in spot_trace(trace, rates[name], config).events:
             frames = {key: min(each[key] * times[name], last)
                       for key in ("onset", "apex", "offset")}
             rows.append(dict(video_id=name, kind=each["kind"], **frames))
@@ -139,11 +139,11 @@ def scores_of_films(videos, events, found) -> dict[str, float]:
 
 WAYS = {"as it is": (1, lambda reel, folder: reel),
         "a third of the rate": (3, lambda reel, folder: every(reel, 3)),
-        "half the size": (1, lambda reel, folder: resized_reel(reel, 0.5)),
-        "double the size": (1, lambda reel, folder: resized_reel(reel, 2.0)),
+        "half the size": (1, lambda reel, folder: rescaled(reel, 0.5)),
+        "double the size": (1, lambda reel, folder: rescaled(reel, 2.0)),
         "mp4": (1, lambda reel, folder: encoded(reel, folder.with_suffix(".mp4")))}
 
-# %% ../../nbs/bench/11_spotting.ipynb #be4f95c2
+
 def measure(
     films: FilmSet, config: SpotConfig = SpotConfig(),  # noqa: B008
     ways: tuple[str, ...] = ("as it is",),
@@ -177,6 +177,6 @@ def speed(path: Path, frames: int = 200) -> dict[str, float]:  # milliseconds a 
     spent["follow"] = time.perf_counter() - begun
     return {name: 1000 * value / len(seen) for name, value in spent.items()}
 
-# %% ../../nbs/bench/11_spotting.ipynb #9e5777e2
-def memory_peak() -> float:  # MB, of this process so far
+
+def most_memory() -> float:  # MB, of this process so far
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

@@ -90,7 +90,7 @@ def spotted_apex(
     place, _ = quang_apex([read_image(clip["frames"][n]) for n in numbers])
     return numbers[max(place, 1)]
 
-# %% ../../nbs/video/08_apex.ipynb #606677a1
+
 def with_spotted(clips: pd.DataFrame) -> pd.DataFrame:
     "A clip table in which no apex is a middle frame; for `prepare`."
     made = clips.copy()

@@ -259,7 +259,7 @@ def settings_from(kind: type, said: dict):  # a frozen dataclass
         raise ValueError(f"its {kind.__name__} has other settings than this version of mfdan")
     return kind(**{name: as_tuples(value) for name, value in said.items()})
 
-# %% ../../nbs/video/05_model.ipynb #5aae87db
+
 def with_weights(folder: Path, card: dict, config) -> nn.Module:  # in evaluation
     "The network of a card."
     network = build(config, len(card["classes"]))
@@ -286,7 +286,7 @@ class Model:
     def licensed(self) -> bool: return self.card["data"]["corpus"] == "licensed"
 
     def __str__(self) -> str:
-        data, card = self.card["data"], self.card
+        card, data = self.card, self.card["data"]
         return "\n".join([
             f"{self.folder}: {card['title']} ({card['cites']}), trained on {data['clips']} clips "
             f"of {data['subjects']} subjects: {', '.join(data['databases'])} ({data['corpus']})",
@@ -303,11 +303,11 @@ def load_model(folder: Path | str) -> Model:
         now = probe(network, config, card["statistics"], card["size"])
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
             AssertionError) as error:
-        said = " ".join(str(error).split())[:300]
+        said, made = " ".join(str(error).split())[:300], card["versions"].get("mfdan")
         raise ValueError(f"{folder} is a model of another version ({said}): fit it again, or "
-                         f"install mfdan {card['versions'].get('mfdan')}") from error
-    if not has_shape(card["probe"], np.shape(now)) or not np.allclose(
-            now, card["probe"], atol=1e-3):
+                         f"install mfdan {made}") from error
+    kept = card["probe"]
+    if not has_shape(kept, np.shape(now)) or not np.allclose(now, kept, atol=1e-3):
         raise ValueError(f"{folder}: this version of mfdan computes something else with these "
                          "weights than the one that fitted them: fit it again")
     return Model(folder, card, config, network)
@@ -324,8 +324,7 @@ def widest_scope(prepared: Prepared) -> str:
     "The composite where it is complete, or else the first database of the protocol."
     scopes = scopes_of(prepared.clips.database)
     if not scopes:
-        raise NotInCorpus(f"no clip of these belongs to {', '.join(MEGC2019.databases)}, of which "
-                          "the classes are known: give a corpus that has some")
+        raise NotInCorpus(f"no clip here is of {', '.join(MEGC2019.databases)}: give some that are")
     return scopes[-1] if scopes[-1] == "composite" else scopes[0]
 
 # %% ../../nbs/video/05_model.ipynb #6f4c30fa
@@ -346,7 +345,6 @@ def fit(
     run = variant(study.run.profile, widest_scope(prepared), method=chosen.name)
     fold = everybody(prepared, run)
     network, statistics, _ = learn(prepared, fold, run, device)
-    network = network.cpu()
-    score = held_out_score(study.store, prepared, run)
+    score, network = held_out_score(study.store, prepared, run), network.cpu()
     save_model(to, network, make_card(prepared, fold, run, score, network, statistics))
     return load_model(to)

@@ -22,8 +22,8 @@ from .events import counted_video, event_table, write_submission
 from .model import CANNOT
 from .reel import Reel
 from .regions import GROUPS
-from .spot import GROUP_OF, SpotConfig, Spotted, spot_events
-from .trace import SEEN, STATES, MotionTrace
+from .spot import GROUP_OF, SpotConfig, Spotted, spot_trace
+from .trace import SEEN, STATES, FaceTrace
 
 # %% ../../nbs/video/10_outcome.ipynb #44ebd997
 def stretches(mask: Bool[ndarray, "n"]) -> list[tuple[int, int]]:  # first and last place
@@ -32,7 +32,7 @@ def stretches(mask: Bool[ndarray, "n"]) -> list[tuple[int, int]]:  # first and l
     return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]
 
 # %% ../../nbs/video/10_outcome.ipynb #38ebe79a
-def spans_of(trace: MotionTrace, found: Spotted) -> list[dict]:  # what, from, to (seconds)
+def spans_of(trace: FaceTrace, found: Spotted) -> list[dict]:  # what, from, to (seconds)
     "What a video shows beside expressions, and where nothing could be told."
     made, at, rate = [], trace.moments, found.curves.rate
     masks = {word: trace.state == k for k, word in enumerate(STATES) if k != SEEN}
@@ -53,7 +53,7 @@ def spans_of(trace: MotionTrace, found: Spotted) -> list[dict]:  # what, from, t
 SLOW, FAST_ENOUGH = 12.0, 50.0  # frames a second: six, and 25, of half a second
 
 
-def rate_notes(trace: MotionTrace, rate: float) -> list[str]:
+def rate_notes(trace: FaceTrace, rate: float) -> list[str]:
     "What the frame rate allows."
     made, steps = [], np.diff(trace.moments)
     if rate < SLOW:
@@ -67,8 +67,8 @@ def rate_notes(trace: MotionTrace, rate: float) -> list[str]:
                     "near, nothing is told")
     return made
 
-# %% ../../nbs/video/10_outcome.ipynb #e301dfca
-def notes_of(reel: Reel, trace: MotionTrace) -> list[str]:
+
+def notes_of(reel: Reel, trace: FaceTrace) -> list[str]:
     "What must be known of a video before its events are read."
     made, seen = list(reel.notes), float((trace.state == SEEN).mean())
     if reel.count > len(trace):
@@ -84,7 +84,7 @@ def notes_of(reel: Reel, trace: MotionTrace) -> list[str]:
     return made + rate_notes(trace, reel.rate)
 
 # %% ../../nbs/video/10_outcome.ipynb #abc59d2c
-def event_rows(found: Spotted, trace: MotionTrace, reel: Reel) -> list[dict]:
+def event_rows(found: Spotted, trace: FaceTrace, reel: Reel) -> list[dict]:
     "Events as people, tables and files want them."
     made = []
     for number, each in enumerate(found.events, 1):
@@ -119,7 +119,7 @@ WORDS = (CANNOT, FIELD, CONSENT)
 class Outcome:
     "All that is said of a video."
     reel: Reel
-    trace: MotionTrace
+    trace: FaceTrace
     found: Spotted
     events: list[dict]  # of `event_rows`
     spans: list[dict]
@@ -132,7 +132,7 @@ class Outcome:
         lines += [event_line(row) for row in self.events]
         return "\n".join([*lines, *self.notes, *WORDS])
 
-# %% ../../nbs/video/10_outcome.ipynb #ef1f6226
+
 def event_line(row: dict) -> str:
     "An event as a terminal shows it."
     said = ", ".join(f"{name} {p:.2f}" for name, p in row["probabilities"].items())
@@ -140,12 +140,12 @@ def event_line(row: dict) -> str:
             f"{row['apex']} ({row['apex_s']:.2f} s)  {', '.join(row['groups'])}"
             + (f"  {row['label']} ({said})" if said else ""))
 
-
+# %% ../../nbs/video/10_outcome.ipynb #2f31246e
 def outcome_of(
-    reel: Reel, trace: MotionTrace, config: SpotConfig = SpotConfig(),  # noqa: B008
+    reel: Reel, trace: FaceTrace, config: SpotConfig = SpotConfig(),  # noqa: B008
 ) -> Outcome:
     "Spot, and say all that must be said."
-    found = spot_events(trace, reel.rate, config)
+    found = spot_trace(trace, reel.rate, config)
     return Outcome(reel, trace, found, event_rows(found, trace, reel), spans_of(trace, found),
                    notes_of(reel, trace))
 
@@ -161,7 +161,7 @@ def challenge_tables(name: str, outcome: Outcome) -> tuple[pd.DataFrame, pd.Data
             for row in outcome.events]
     return event_table(rows, videos), videos
 
-# %% ../../nbs/video/10_outcome.ipynb #6238d58f
+
 def write_files(outcome: Outcome, folder: Path, model: Sequence[str] = ()) -> None:
     "`events.json` and `events.csv`."
     said = dict(video=outcome.reel.name, rate=outcome.reel.rate, frames=len(outcome.trace),

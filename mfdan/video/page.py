@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHADES', 'POINTS', 'FACTOR', 'PLAIN', 'WITH_MODEL', 'STYLE_OF_VIDEO', 'MOST_SHOWN', 'thinned', 'draw_motion',
-           'time_line', 'plain_drawings', 'explain_event', 'drawings_of', 'event_section', 'summary_table', 'page_of']
+           'time_line', 'plain_drawings', 'event_drawings', 'write_verdict', 'event_section', 'summary_table',
+           'page_of']
 
 # %% ../../nbs/video/11_page.ipynb #322e528b
 import html
@@ -41,7 +42,7 @@ def thinned(curve: ndarray) -> tuple[ndarray, ndarray]:  # places, values
     steps = np.nan_to_num(curve[:n], nan=-1).reshape(-1, step).max(1)
     return np.arange(len(steps)) * step + step / 2 - 0.5, np.where(steps < 0, np.nan, steps)
 
-# %% ../../nbs/video/11_page.ipynb #362a7b34
+# %% ../../nbs/video/11_page.ipynb #3799f7c3
 def draw_motion(ax: Axes, curve: ndarray, outcome: Outcome, group: str, seconds: float) -> None:
     "One group."
     places, values = thinned(curve)
@@ -91,7 +92,7 @@ def plain_drawings(onset: ndarray, apex: ndarray) -> dict[str, Callable]:
             "flow": lambda ax: show_arrows(first, np.asarray(arrays["flow"], float), ax=ax)}
 
 # %% ../../nbs/video/11_page.ipynb #e87cee2c
-def explain_event(
+def event_drawings(
     row: dict,  # an event; its label, probabilities and notes are filled in
     pictures: dict[int, ndarray],  # place -> RGB
     model: Model | None,
@@ -107,10 +108,10 @@ def explain_event(
     except ImageError as why:
         row["notes"].append(str(why))
         return {}
-    return drawings_of(row, verdict)
+    return write_verdict(row, verdict)
 
-# %% ../../nbs/video/11_page.ipynb #a21fe175
-def drawings_of(row: dict, verdict: Recognition) -> dict[str, Callable]:
+
+def write_verdict(row: dict, verdict: Recognition) -> dict[str, Callable]:
     "Write a verdict into an event, and draw it."
     row.update(label=verdict.label, probabilities=verdict.probabilities)
     row["notes"] += verdict.notes
@@ -143,7 +144,7 @@ def event_section(row: dict, drawn: dict[str, Callable]) -> str:
         "eyes)</p>", *(f"<p>{said(note)}</p>" for note in row["notes"]),
         table if chances else "", f'<div class="pictures">{"".join(pictures)}</div></section>'])
 
-# %% ../../nbs/video/11_page.ipynb #a0cabd60
+
 def summary_table(outcome: Outcome) -> str:
     "All events, each a link."
     rows = [f"<tr><td><a href=\"#event-{row['number']}\">{row['number']}</a><td>{row['kind']}"
@@ -165,7 +166,7 @@ def page_of(
     "A video's page; the events get their classes."
     order = sorted(outcome.events, key=lambda row: -row["height"])
     shown = {row["number"] for row in order[:MOST_SHOWN]}
-    sections = [event_section(row, explain_event(row, pictures, model)) for row in outcome.events
+    sections = [event_section(row, event_drawings(row, pictures, model)) for row in outcome.events
                 if row["number"] in shown]
     said, name = html.escape, html.escape(outcome.reel.name)
     card = [] if model is None else model_lines(model.card)

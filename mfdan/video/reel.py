@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Grey', 'LEAST', 'MOST', 'TURNED', 'Reel', 'sound_rate', 'read_with', 'reel_of_files', 'by_number', 'reel_of_folder',
-           'opened', 'frames_in', 'reel_of_film', 'record', 'reel_of_camera', 'open_reel']
+           'opened', 'film_frames', 'reel_of_film', 'record', 'reel_of_camera', 'open_reel']
 
 # %% ../../nbs/video/02_reel.ipynb #380eb4be
 import math
@@ -67,7 +67,7 @@ def read_with(file: Path, how: int) -> ndarray | None:
     except (OSError, cv2.error):  # empty, or gone
         return None
 
-# %% ../../nbs/video/02_reel.ipynb #b81f2279
+
 def reel_of_files(
     name: str,
     files: Sequence[Path],  # in order
@@ -91,7 +91,7 @@ def by_number(file: Path) -> list:
     "A key that sorts `img2` before `img10`."
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
-# %% ../../nbs/video/02_reel.ipynb #54732e96
+
 def reel_of_folder(folder: Path, given: float | None = None) -> Reel:
     "A folder of frames."
     files = [file for file in folder.iterdir()
@@ -115,8 +115,8 @@ def opened(path: Path) -> cv2.VideoCapture:
     video.release()
     return cv2.VideoCapture(str(path))
 
-# %% ../../nbs/video/02_reel.ipynb #823f082e
-def frames_in(path: Path, rate: float, first: int = 0) -> Iterator[tuple[float, ndarray]]:  # BGR
+
+def film_frames(path: Path, rate: float, first: int = 0) -> Iterator[tuple[float, ndarray]]:  # BGR
     "All frames of a file from one on; those before are passed over without being converted."
     video, before = opened(path), -1.0
     for at in range(10**9):
@@ -141,12 +141,12 @@ def reel_of_film(path: Path, given: float | None = None) -> Reel:
     video.release()
 
     def grey(first: int = 0) -> Iterator[tuple[float, Grey]]:
-        for at, (moment, frame) in enumerate(frames_in(path, rate, first), first):
+        for at, (moment, frame) in enumerate(film_frames(path, rate, first), first):
             yield moment if given is None else at / rate, cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
 
     def colour(places: Sequence[int]) -> dict[int, ndarray]:
         found, wanted = {}, set(places)
-        for at, (_, frame) in enumerate(frames_in(path, rate)):
+        for at, (_, frame) in enumerate(film_frames(path, rate)):
             if at in wanted: found[at] = frame[..., ::-1].copy()
             if len(found) == len(wanted): break
         return found

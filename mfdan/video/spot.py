@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GROUP_OF', 'SpotConfig', 'Curves', 'even', 'runs', 'low_passed', 'from_median', 'dilated', 'turning', 'boundary',
-           'quiet_noise', 'peaks_of', 'repeated', 'blinking', 'Heights', 'heights', 'explained', 'candidate_events',
-           'carried', 'overlap', 'agree', 'merged', 'settled_event', 'Spotted', 'spot_events']
+           'quiet_noise', 'peaks_of', 'repeated', 'blinking', 'Heights', 'heights', 'explained', 'stand_outs',
+           'carried', 'overlap', 'agree', 'merged', 'one_event', 'Spotted', 'spot_trace']
 
 # %% ../../nbs/video/07_spot.ipynb #bbb9388c
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from scipy.signal import find_peaks
 
 from .events import MACRO, MICRO, kind_by_length
 from .regions import GROUPS, REGIONS
-from .trace import SEEN, WINDOW, MotionTrace
+from .trace import SEEN, WINDOW, FaceTrace
 
 # %% ../../nbs/video/07_spot.ipynb #dd566507
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Curves:
 
     def __len__(self) -> int: return len(self.place)
 
-# %% ../../nbs/video/07_spot.ipynb #f4e67ac1
-def even(trace: MotionTrace, rate: float) -> Curves:
+
+def even(trace: FaceTrace, rate: float) -> Curves:
     "Resample by the moments."
     at = trace.moments - trace.moments[0]
     grid = np.arange(round(at[-1] * rate) + 1) / rate
@@ -73,7 +73,7 @@ def runs(epoch: Int[ndarray, "n"]) -> Iterator[slice]:
     for first, last in zip([0, *edges], [*edges, len(epoch)]):
         if last > first and epoch[first] >= 0: yield slice(first, last)
 
-# %% ../../nbs/video/07_spot.ipynb #621a4dfa
+
 def low_passed(
     values: Float[ndarray, "n ..."], epoch: Int[ndarray, "n"], rate: float,
     hertz: float,  # where half of the power is left
@@ -139,7 +139,7 @@ def quiet_noise(height: Float[ndarray, "n r"]) -> Float[ndarray, "r"]:
     if np.isnan(height).all(): return np.zeros(height.shape[1])
     return np.nanmedian(height, axis=0) / 1.18  # of a Rayleigh distribution: its sigma
 
-# %% ../../nbs/video/07_spot.ipynb #bc729dec
+
 def peaks_of(
     height: Float[ndarray, "n"],
     least: float,
@@ -195,7 +195,7 @@ class Heights:
     repeated: Bool[ndarray, "n"]
     least: tuple[Float[ndarray, "r"], Float[ndarray, "r"]]  # of the short, of the long
 
-# %% ../../nbs/video/07_spot.ipynb #7b9cfb3b
+
 def heights(curves: Curves, config: SpotConfig) -> Heights:
     "All that decides."
     turned = turning(curves, config)
@@ -226,8 +226,8 @@ def explained(
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
     return group == "brows" and times < 2.5 and bool(said.blinking[apex])  # a lid pulls a little
 
-# %% ../../nbs/video/07_spot.ipynb #c9ce97f3
-def candidate_events(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
+# %% ../../nbs/video/07_spot.ipynb #27f7d15d
+def stand_outs(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
     "What stands out, region by region."
     found = []
     for height, least, most in zip((said.short, said.long), said.least, (MICRO, MACRO)):
@@ -241,7 +241,7 @@ def candidate_events(said: Heights, rate: float, config: SpotConfig) -> list[dic
                                   group=region.group, region=name))
     return [each for each in found if not carried(each, found)]
 
-# %% ../../nbs/video/07_spot.ipynb #be5452f6
+
 def carried(each: dict, others: list[dict]) -> bool:
     "Is it slow drift under a quick motion that makes more than a third of its height?"
     inside = [one for one in others if one is not each and one["region"] == each["region"]
@@ -263,7 +263,7 @@ def agree(a: dict, b: dict) -> bool:
     either = max(a["offset"], b["offset"]) - min(a["onset"], b["onset"]) + 1
     return both > 0.6 * either
 
-# %% ../../nbs/video/07_spot.ipynb #493dc78c
+
 def merged(found: list[dict], config: SpotConfig) -> list[list[dict]]:  # the strongest first
     "Candidates that are one event."
     events = []
@@ -276,7 +276,7 @@ def merged(found: list[dict], config: SpotConfig) -> list[list[dict]]:  # the st
     return sorted(events, key=lambda event: event[0]["onset"])
 
 # %% ../../nbs/video/07_spot.ipynb #2b4ebe6d
-def settled_event(event: list[dict], rate: float) -> dict | None:  # None: too long for either kind
+def one_event(event: list[dict], rate: float) -> dict | None:  # None: too long for either kind
     "One event of its regions."
     strongest = event[0]
     same = [each for each in event if agree(each, strongest)]
@@ -297,15 +297,15 @@ class Spotted:
     curves: Curves
     said: Heights
 
-# %% ../../nbs/video/07_spot.ipynb #3bc3997c
-def spot_events(
-    trace: MotionTrace, rate: float, config: SpotConfig = SpotConfig(),  # noqa: B008
+
+def spot_trace(
+    trace: FaceTrace, rate: float, config: SpotConfig = SpotConfig(),  # noqa: B008
 ) -> Spotted:
     "The micro- and macro-expressions of a video."
     curves = even(trace, rate)
     said, events = heights(curves, config), []
-    for event in merged(candidate_events(said, rate, config), config):
-        if one := settled_event(event, rate): events.append(one)
+    for event in merged(stand_outs(said, rate, config), config):
+        if one := one_event(event, rate): events.append(one)
     for one in events:
         for key in ("onset", "apex", "offset"): one[key] = int(curves.place[one[key]])
     return Spotted(events, curves, said)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'LIKE', 'SEEN', 'NO_FACE', 'BLACK', 'UNREADABLE', 'STATES', 'JUMP', 'BLANK', 'AGAIN', 'AWAY', 'LID', 'WINDOW',
-           'landmarks_near', 'distance', 'fast_flow', 'alike', 'Follower', 'thumbnail', 'is_black', 'MotionTrace',
+           'landmarks_near', 'distance', 'fast_flow', 'alike', 'Follower', 'thumbnail', 'is_black', 'FaceTrace',
            'trace_of', 'Watcher', 'window_length', 'windows', 'join', 'whole_trace']
 
 # %% ../../nbs/video/04_trace.ipynb #3536ab08
@@ -43,7 +43,7 @@ def landmarks_near(
     points = [(p.x, p.y) for p in predictor()(small, faces[0]).parts()]
     return np.array(points, float) / shrink, len(faces)
 
-# %% ../../nbs/video/04_trace.ipynb #223c11c8
+
 def distance(face: dlib.rectangle, point: Float[ndarray, "2"]) -> float:
     "From the middle of a face."
     middle = face.center()
@@ -126,7 +126,7 @@ def is_black(small: Float[ndarray, "18 24"]) -> bool:
 
 # %% ../../nbs/video/04_trace.ipynb #63cdc492
 @dataclass(frozen=True, eq=False)
-class MotionTrace:
+class FaceTrace:
     "What was seen of a video, or of a part of it."
     moments: Float[ndarray, "n"]  # seconds
     state: UInt8[ndarray, "n"]  # of `STATES`
@@ -142,13 +142,12 @@ class MotionTrace:
 
 BLANK = (np.full((len(REGIONS), 2), np.nan), np.full(2, np.nan), np.nan)
 
-# %% ../../nbs/video/04_trace.ipynb #df954547
-def trace_of(rows: list[tuple]) -> MotionTrace:
+
+def trace_of(rows: list[tuple]) -> FaceTrace:
     "Rows as arrays, as small as they can be without loss that matters."
     kinds = dict(moments="f8", state="u1", moved="f4", nose="f4", eyes="f4", epoch="u2", odd="u1",
                  faces="u1")
-    columns = zip(zip(*rows), kinds.values())
-    return MotionTrace(*(np.array(column, kind) for column, kind in columns))
+    return FaceTrace(*(np.array(column, kind) for column, kind in zip(zip(*rows), kinds.values())))
 
 # %% ../../nbs/video/04_trace.ipynb #1346b2ae
 AGAIN = 0.5  # seconds: how often a face that is not there is looked for
@@ -179,7 +178,7 @@ class Watcher:
         self.eyes.append(eyes)
         return change
 
-    def settled_event(self, grey: UInt8[ndarray, "h w"], here: tuple[ndarray, ndarray], way: float):
+    def settled(self, grey: UInt8[ndarray, "h w"], here: tuple[ndarray, ndarray], way: float):
         "Where a head stays far from the reference's place, another reference joins on."
         self.away = self.away + 1 if way > AWAY else 0
         if self.away <= self.every: return
@@ -225,11 +224,11 @@ WINDOW = 6.7  # seconds
 
 def window_length(rate: float) -> int: return max(2, round(WINDOW * rate))  # frames
 
-# %% ../../nbs/video/04_trace.ipynb #12f998d8
+
 def windows(
     reel: Reel,
     first: int = 0,  # a multiple of a window's length
-) -> Iterator[MotionTrace]:
+) -> Iterator[FaceTrace]:
     "The traces of all windows from a frame on, each as soon as it is complete."
     length, rows, watcher = window_length(reel.rate), [], Watcher(reel.rate)
     for moment, grey in reel.grey(first):
@@ -242,7 +241,7 @@ def windows(
     if rows: yield trace_of(rows)
 
 # %% ../../nbs/video/04_trace.ipynb #6e06c85f
-def join(before: MotionTrace, after: MotionTrace) -> MotionTrace:
+def join(before: FaceTrace, after: FaceTrace) -> FaceTrace:
     "Two windows as one; the frame that they share is there once."
     bound = before.state[-1] == SEEN and after.state[0] == SEEN
     moved, nose, epoch = after.moved, after.nose, after.epoch + (before.epoch[-1] + 1)
@@ -253,11 +252,11 @@ def join(before: MotionTrace, after: MotionTrace) -> MotionTrace:
         epoch = np.where(here, before.epoch[-1], epoch)
     parts = dict(vars(after), moved=moved, nose=nose, epoch=epoch.astype(np.uint16))
     parts["odd"] = np.r_[before.odd[-1], after.odd[1:]]
-    return MotionTrace(*(np.concatenate([old[:-1], parts[name]])
-                         for name, old in vars(before).items()))
+    return FaceTrace(*(np.concatenate([vars(before)[name][:-1], parts[name]])
+                       for name in vars(before)))
 
 # %% ../../nbs/video/04_trace.ipynb #24d62111
-def whole_trace(parts: list[MotionTrace]) -> MotionTrace:
+def whole_trace(parts: list[FaceTrace]) -> FaceTrace:
     "All windows of a video as one."
     if not parts: raise ValueError("not a single frame could be read")
     made = parts[0]

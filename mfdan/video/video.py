@@ -12,7 +12,7 @@ from ..core.files import read_json, write_atomic
 from ..core.places import place_in_words
 from ..core.private import keep_private
 from ..core.refuse import Refused, real
-from .kept import claim, reel_key, watch_reel
+from .kept import claim, keep_watching, reel_key
 from .model import Model, load_model
 from .outcome import Outcome, outcome_of, write_files
 from .page import page_of
@@ -59,7 +59,7 @@ def finish(outcome: Outcome, folder: Path, model: Model | None) -> None:
         write_files(outcome, folder, () if model is None else model_lines(model.card))
         write_atomic(folder / "page.html", page)
 
-# %% ../../nbs/video/12_video.ipynb #be3167d0
+
 def checked_model(folder: Path | str | None) -> Model | None:
     "A model that two pictures are enough for."
     if folder is None: return None
@@ -67,7 +67,7 @@ def checked_model(folder: Path | str | None) -> Model | None:
     check_two(model)
     return model
 
-# %% ../../nbs/video/12_video.ipynb #7ef2b7ba
+# %% ../../nbs/video/12_video.ipynb #0c896802
 def video(
     what: Path | str,  # a file, a folder of frames, or the number of a camera
     out: Path | str | None = None,  # a folder
@@ -89,6 +89,6 @@ def video(
     if folder.resolve() in [file.resolve() for file in files]:
         raise Refused(f"{folder} is where the video lies: choose another --out")
     claim(folder, reel_key(files, reel))
-    outcome = outcome_of(reel, watch_reel(reel, folder, show))
+    outcome = outcome_of(reel, keep_watching(reel, folder, show))
     finish(outcome, folder, judge)
     return outcome
