@@ -190,6 +190,8 @@ def check_asked(args: argparse.Namespace) -> None:
         help="whose runs are trained (default: table_3); they are listed below"),
     arg("--method", metavar="NAME|FILE:CLASS", type=word,
         help="this method on every scope, in place of products; `mfdan methods` lists them"),
+    arg("--protocol", type=place, metavar="FILE.toml",
+        help="a protocol of your own, in place of MEGC 2019; of MFDAN, or of --method"),
     arg("--backend", default="local", choices=("local", "dask")),
     arg("--scheduler", help="of Dask, for example tcp://host:8786"),
     arg("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
@@ -208,9 +210,11 @@ def do_loso(args) -> None:
     study, how = Study(run_config(args), args.prepared), dict(
         backend=args.backend, networks=args.networks, scheduler=args.scheduler, engine=args.engine)
     check_asked(args)
-    if args.method:
+    if args.method or args.protocol:
+        from mfdan.data.protocols import load_protocol
         from mfdan.results.method_run import method_by, run_method
-        say(run_method(study, method_by(args.method), args.device, **how))
+        named = load_protocol(args.protocol).name if args.protocol else "megc2019"
+        say(run_method(study, method_by(args.method or "mfdan"), args.device, named, **how))
     else:
         rows = rows_read(find_products(args.products), study)
         say(train_rows(study, rows, device=args.device, **how))

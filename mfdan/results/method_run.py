@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.refuse import Refused, asked
 from ..data.prepared import Prepared
-from ..data.protocols import CLASSES, MEGC2019
+from ..data.protocols import classes_of, protocol_of
 from .measured import chance, with_interval
 from .runs import TableRow, variant
 from .study import Study, possible_rows, predictions, scopes_of, train_rows
@@ -80,30 +80,34 @@ def prepared_of(study: Study, method: Method) -> Prepared:
 
 
 def rows_of_method(
-    study: Study, method: Method
+    study: Study, method: Method,
+    protocol: str = "megc2019",  # or another that is registered
 ) -> list[TableRow]:
     "A method on every scope that a corpus has; what is fitted has no use for a second seed."
     profile, seeds = study.run.profile, study.run.seeds if method.is_network else 1
-    rows = [TableRow(method.title, scope, variant(profile, scope, seed, method=method.name))
-            for seed in range(seeds) for scope in MEGC2019.scopes]
-    return possible_rows(rows, scopes_of(prepared_of(study, method).clips.database))
+    how, chosen = {"method": method.name, "protocol": protocol}, protocol_of(protocol)
+    rows = [TableRow(method.title, scope, variant(profile, scope, seed, **how))
+            for seed in range(seeds) for scope in chosen.scopes]
+    return possible_rows(rows, scopes_of(prepared_of(study, method).clips.database, chosen))
 
 # %% ../../nbs/results/30_method_run.ipynb #7caca938
-def method_scores(study: Study, method: Method) -> Table:
+def method_scores(study: Study, method: Method, protocol: str = "megc2019") -> Table:
     "The scores of a method, beside that of always saying the most frequent class."
-    said, rows = predictions(study, rows_of_method(study, method)), []
+    said, rows = predictions(study, rows_of_method(study, method, protocol)), []
     for scope, part in said.groupby("scope", sort=False):
+        classes = classes_of(protocol, scope)
         rows.append({"scope": scope, "clips": part.clip_id.nunique(),
-                     "UF1": with_interval(part, uf1), "UAR": with_interval(part, uar),
-                     "most frequent": chance(part, CLASSES)})
+                     "UF1": with_interval(part, uf1, classes),
+                     "UAR": with_interval(part, uar, classes),
+                     "most frequent": chance(part, classes)})
     return Table.of(rows)
 
 
 def run_method(
-    study: Study, method: Method, device: str = "auto",
+    study: Study, method: Method, device: str = "auto", protocol: str = "megc2019",
     **how,  # of `train_rows`
 ) -> str:
     "Train what is missing of a method, and say what it scores."
     if device == "auto" and not method.is_network: device = "cpu"
-    made = train_rows(study, rows_of_method(study, method), device=device, **how)
-    return f"{made}\n{method_scores(study, method)!r}"
+    made = train_rows(study, rows_of_method(study, method, protocol), device=device, **how)
+    return f"{made}\n{method_scores(study, method, protocol)!r}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..core.config import RunConfig
-from ..data.protocols import MEGC2019
+from ..data.protocols import MEGC2019, Protocol
 from ..core.files import cache_root
 from ..core.private import keep_private
 from ..core.refuse import Refused, whole
@@ -35,10 +35,12 @@ if TYPE_CHECKING: from mfdan.data.root import Reading
 # %% ../../nbs/results/07_study.ipynb #9748d86d
 def scopes_of(
     databases,  # the names of those that are there
+    protocol: Protocol = MEGC2019,
 ) -> tuple[str, ...]:  # what a run can range over
     "The databases at hand, and the composite if it is complete."
-    have = tuple(d for d in MEGC2019.databases if d in set(databases))
-    return have + ("composite",) if len(have) == len(MEGC2019.databases) else have
+    have = tuple(d for d in protocol.databases if d in set(databases))
+    whole = "composite" in protocol.scopes and len(have) == len(protocol.databases)
+    return (*have, "composite") if whole else have
 
 # %% ../../nbs/results/07_study.ipynb #818f3f7b
 class NotInCorpus(ValueError):

@@ -55,10 +55,8 @@ class GreyFrames:
 
 # %% ../../nbs/zoo/27_mol.ipynb #0a20a097
 def face_points() -> Float[ndarray, "68 2"]:  # x, y as shares of the side
-    "dlib's landmarks of one face, cut as `align` cuts it."
-    marks = np.array(json.loads(asset("astronaut_landmarks.json").read_text())["landmarks"], float)
-    low, high = marks.min(0), marks.max(0)
-    return (marks - (low + high) / 2) / (1.2 * (high - low).max()) + 0.5
+    "dlib's landmarks of an average face, cut as `align` cuts it (`bench/10_population`)."
+    return np.array(json.loads(asset("face_landmarks.json").read_text())["landmarks"])
 
 
 def read_off(
