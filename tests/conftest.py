@@ -33,7 +33,7 @@ def road(tmp_path_factory):
 # -- `pytest -n 2 --dist loadfile` ----------------------------------------------------------------
 
 WALKERS = {f"tests/test_{name}.py" for name in (  # the files that ask for `road`
-    "add_table", "browser", "paper", "quiet", "refusals", "road", "film")}
+    "add_table", "browser", "kill", "paper", "quiet", "refusals", "road", "film")}
 
 
 def walks(nodeid: str) -> bool: return nodeid.split("::")[0] in WALKERS
