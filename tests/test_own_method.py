@@ -18,14 +18,13 @@ def file_of_the_page() -> str:
     "The code cell that the page tells its reader to save."
     cells = json.loads(PAGE.read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    found, = [text for text in texts if '@method("mine"' in text]
+    found, = [text for text in texts if '@method("mine"' in text and not text.startswith("#|")]
     return found
 
 
 def test_the_method_has_ten_lines():
     lines = [line for line in file_of_the_page().splitlines() if line.strip()]
     assert len([line for line in lines if not line.startswith(("from ", "import "))]) == 10
-    assert not any(line.startswith("#|") for line in lines)  # it is on the page
 
 
 def test_the_page_s_file_goes_through_loso_from_elsewhere(tmp_path):

@@ -83,7 +83,7 @@ class FlowWeights(nn.Module):
     "am3f_flownet_inspired", title="AM3F-FlowNet, inspired", cites="after Fu et al., Entropy 2023",
     config=AM3FConfig, inputs=lambda config: (ResizedFlow(config.size, scale="clip"),),
     profiles={"paper": (AM3FConfig(), guessed_train(100, resample=True)),
-              "quick": (AM3FConfig(maps=4), guessed_train(30, 2e-3, resample=True)),
+              "quick": (AM3FConfig(maps=4), guessed_train(10, 3e-3, resample=True)),
               "tiny": (AM3FConfig(28, 4, (3, 5), 0.0), guessed_train(12, 1e-2, 6))},
 )
 class AM3F(nn.Module):

@@ -17,7 +17,7 @@ from ..core.config import TrainConfig
 from .contract import method
 from .htnet import FaceParts, HTNet, HTNetConfig
 
-# %% ../../nbs/zoo/26_causalnet.ipynb #e8962dc6
+# %% ../../nbs/zoo/26_causalnet.ipynb #fc55d208
 @dataclass(frozen=True)
 class CausalNetConfig:
     "Settings, each with its source."
@@ -32,7 +32,8 @@ class CausalNetConfig:
         "gamma": "guess: the code chose it on the test side",
         "dense": "code; quick: 256, its budget",
         "input": "code: four maps of two phases; guess: three a phase, one template of the face",
-        "epochs": "code: 200; quick: 60, its budget", "batch": "code: 1024", "lr": "code: 5e-5",
+        "epochs": "code: 200; quick: 25, its budget", "batch": "code: 1024",
+        "lr": "code: 5e-5; quick: 2e-4, as there are few steps",
         "optimizer": "guess: Adam", "loss": "guess: cross entropy"}
     published: ClassVar = "depth and gamma chosen, and the epoch taken, on the test side"
 
@@ -83,13 +84,13 @@ def before(parts: int, tokens: int) -> Float[Tensor, "n n"]:
     part = torch.arange(parts * tokens) // tokens
     return torch.where(part[None] > part[:, None], -torch.inf, 0.0)
 
-# %% ../../nbs/zoo/26_causalnet.ipynb #a1fe4e78
+# %% ../../nbs/zoo/26_causalnet.ipynb #40dc63aa
 @method(
     "causalnet", title="CausalNet", cites="Tang et al., ICCV 2025", config=CausalNetConfig,
     inputs=lambda config: (FaceParts(28, scale="clip"),
                            FaceParts(28, scale="clip", array="flow2")),
     profiles={"paper": (CausalNetConfig(), causal_train(200)),
-              "quick": (CausalNetConfig(32, dense=256), causal_train(60)),
+              "quick": (CausalNetConfig(32, dense=256), causal_train(25, 2e-4)),
               "tiny": (CausalNetConfig(8, 2, (1, 1), dense=16), replace(
                   causal_train(15, 1e-2), batch=4))},
 )

@@ -138,12 +138,12 @@ class MOLConfig:
     flow_weight: float = 10.0
     point_weight: float = 0.5
     sources: ClassVar = {
-        "size": "code: 128; quick: 56", "frames": "code", "maps": "code; quick: a quarter",
+        "size": "code: 128; quick: 28", "frames": "code", "maps": "code; quick: a quarter",
         "time_maps": "code; quick: 16", "dense": "code; quick: 64", "flow_weight": "code",
         "point_weight": "code",
         "input": "code: grey frames; guess: 8 of the 10 prepared, less their mean",
-        "epochs": "code: 1,000 steps; here 77 epochs of 13; quick: 30, its budget",
-        "batch": "code: 32", "lr": "code: 1e-4; quick: 1e-3, as there are few steps",
+        "epochs": "code: 1,000 steps; here 77 epochs of 13; quick: 20, its budget",
+        "batch": "code: 32", "lr": "code: 1e-4; quick: 2e-3, as there are few steps",
         "optimizer": "code: AdamW, 1e-3", "loss": "code: cross entropy, and two beside it"}
     published: ClassVar = "accuracy and F1 of the best epoch of each test side"
 
@@ -172,7 +172,7 @@ def frame_stem(maps: tuple[int, ...]) -> nn.Sequential:
     "mol", title="MOL", cites="Shao et al., IEEE TPAMI 2025", config=MOLConfig,
     inputs=lambda config: (GreyFrames(config.size, config.frames), ResizedFlow(config.side)),
     profiles={"paper": (MOLConfig(), mol_train(77, 1e-4)),
-              "quick": (MOLConfig(56, 8, (4, 8, 16, 32), 16, 64), mol_train(30, 1e-3)),
+              "quick": (MOLConfig(28, 8, (4, 8, 16, 32), 16, 64), mol_train(20, 2e-3)),
               "tiny": (MOLConfig(28, 4, (8, 16, 16), 16, 16), replace(
                   mol_train(40, 3e-3), batch=8))},
 )

@@ -156,7 +156,7 @@ class SLSTTConfig:
     dense: int = 256
     weights: str = ""  # FILE@DIGEST of the encoder, in the public layout; without: random
     sources: ClassVar = {
-        "size": "code: 384; quick: 56", "patch": "code; quick: 7", "width": "code; quick: 96",
+        "size": "code: 384; quick: 56", "patch": "code; quick: 14", "width": "code; quick: 96",
         "depth": "code; quick: 1", "heads": "code; quick: 4", "memory": "code; quick: 32",
         "layers": "code; quick: 1", "dense": "code; quick: 32",
         "weights": "code: ImageNet's; here random",
@@ -177,7 +177,7 @@ SMALL = TrainConfig(epochs=20, batch=16, lr=3e-3, optimizer="adamw", weight_deca
     inputs=lambda config: (LongFlows(config.size),),
     profiles={"paper": (SLSTTConfig(), TrainConfig(
                   epochs=40, batch=2, lr=1e-2, optimizer="sgd", weight_decay=1e-4, loss="ce")),
-              "quick": (SLSTTConfig(56, 7, 96, 1, 4, 32, 1, 32), SMALL),
+              "quick": (SLSTTConfig(56, 14, 96, 1, 4, 32, 1, 32), SMALL),
               "tiny": (SLSTTConfig(28, 7, 96, 1, 4, 32, 1, 16), replace(SMALL, lr=1e-2, batch=6))},
 )
 class SLSTT(nn.Module):

@@ -65,7 +65,7 @@ class VGG16Config:
         "size": "paper; quick: 56", "width": "paper; quick: 8, its budget", "blocks": "paper",
         "pool": "paper; quick: 1, as nothing is left of 56 px", "dense": "paper; quick: 64",
         "dropout": "paper", "weights": "guess: the papers begin at ImageNet's",
-        "input": "guess: u, v and strain, stretched", "epochs": "guess: 50; quick: 30",
+        "input": "guess: u, v and strain, stretched", "epochs": "guess: 50; quick: 15, its budget",
         "batch": "guess", "lr": "guess", "optimizer": "guess: Adam",
         "loss": "guess: cross entropy"}
     published: ClassVar = "UF1 .6425, UAR .6516 (MEGC2019), as Liong et al. measured it"
@@ -93,7 +93,7 @@ def small_convolutions(width: int, blocks: tuple[int, ...]) -> nn.Sequential:
     "vgg16", title="VGG16", cites="Simonyan and Zisserman, ICLR 2015", config=VGG16Config,
     inputs=lambda config: (ResizedFlow(config.size, scale="clip"),),
     profiles={"paper": (VGG16Config(), vgg_train(50, 1e-4)),
-              "quick": (VGG16Config(56, 8, pool=1, dense=64), vgg_train(30, 1e-3)),
+              "quick": (VGG16Config(56, 8, pool=1, dense=64), vgg_train(15, 1e-3)),
               "tiny": (VGG16Config(28, 8, (1, 1, 1), 3, 16, 0.0), vgg_train(15, 5e-3, 6))},
 )
 class VGG16(nn.Module):
