@@ -182,16 +182,10 @@ DONE = f"""() => [...{NOTEBOOK}.content.model.cells].every(
 
 
 def run_all(tab: Tab, minutes: float = 5) -> None:
-    "Run > Run All Cells, when the kernel is ready; once more if the click was lost."
+    "What Run > Run All Cells does, when the kernel is ready."
     tab.page.wait_for_function(READY, timeout=120_000)
-    for _ in range(5):
-        tab.page.get_by_role("menuitem", name="Run", exact=True).click()
-        tab.page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
-        try:
-            tab.page.wait_for_function(BEGUN, timeout=20_000)
-            break
-        except Exception as late:
-            if "Timeout" not in type(late).__name__: raise
+    tab.page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    tab.page.wait_for_function(BEGUN, timeout=60_000)
     tab.page.wait_for_function(DONE, timeout=60_000 * minutes)
     tab.page.evaluate(f"{NOTEBOOK}.context.save()")
 

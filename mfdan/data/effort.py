@@ -17,7 +17,7 @@ from .protocols import ABLATED, MEGC2019, in_scope, with_labels
 # %% ../../nbs/data/11_effort.ipynb #3a1b7cb2
 WORK = {"paper": (8.7, 125.0), "quick": (0.28, 7.8)}  # GFLOP a clip: a training pass; magnification
 FLOW_WORK = 100.0  # GFLOP a clip: what a core could have computed while it solves TV-L1
-EPOCHS = {"paper": 100, "quick": 36}  # of MFDAN under a profile, as `zoo.mfdan` says
+EPOCHS = {"paper": 100, "quick": 72}  # of MFDAN under a profile, as `zoo.mfdan` says
 RUNS = {**dict.fromkeys(MEGC2019.databases, 4), "composite": 1, ABLATED: 13}  # scope -> runs
 
 
