@@ -597,6 +597,7 @@ def the_walk(data: Path, onset: Path, apex: Path) -> list[tuple[list[str], int]]
     "Every command as a licensee may call it, and how it ends."
     run, model = ["--corpus", str(data), "--profile", "smoke"], f"{SHOWN}/model"
     see, fit = ["recognise", str(onset), str(apex), "--model", model], ["--method", "ststnet"]
+    watch = ["video", str(onset.parent), "--fps", "100", "--out"]
     return [
         (["check", str(data)], 1), (["methods"], 0), (["prepare", *run], 0),
         (["loso", *run, "--method", "off_apexnet"], 0), (["loso", *run], 0),
@@ -610,6 +611,7 @@ def the_walk(data: Path, onset: Path, apex: Path) -> list[tuple[list[str], int]]
         ([*see, "--out", f"{SHOWN}/page.html"], 0), ([*see, "--out", f"{SHOWN}/page.png"], 0),
         (see, 0), (["choose", *run], 2), (["corpus", "quick", "--to", str(data)], 1),
         (["film", "film.mp4", "--seconds", "0.5", "--fps", "20", "--width", "128"], 0),
+        ([*watch, "nbs/video"], 1), ([*watch, f"{SHOWN}/video"], 0), (["spot", str(data)], 1),
         (["doctor"], 0), (["clean", "--kind", "unfinished", "--yes"], 0)]
 
 
