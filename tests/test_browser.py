@@ -168,12 +168,10 @@ def lab(road, tmp_path):
 
 
 NOTEBOOK = "[...window.jupyterapp.shell.widgets('main')].find(w => w.content?.model?.cells)"
-READY = f"""async () => {{
-  const notebook = window.jupyterapp && {NOTEBOOK};
+READY = f"""() => {{
+  const notebook = window.jupyterapp?.shell && {NOTEBOOK};
   const kernel = notebook?.sessionContext.session?.kernel;
-  if (!kernel) return false;
-  await kernel.info;
-  return kernel.status == 'idle' && kernel.connectionStatus == 'connected'; }}"""
+  return kernel?.status == 'idle' && kernel.connectionStatus == 'connected'; }}"""
 BEGUN = f"""() => [...{NOTEBOOK}.content.node.querySelectorAll('.jp-InputPrompt')]
   .some(e => /\\[(\\*|\\d+)\\]/.test(e.textContent))"""
 DONE = f"""() => [...{NOTEBOOK}.content.model.cells].every(
@@ -197,7 +195,9 @@ def test_run_all_in_jupyterlab(lab, tmp_path, name):
         run_all(tab)
         tab.page.screenshot(path=tmp_path / "lab.png")
         tab.page.set_viewport_size({"width": 390, "height": 800})  # it is there on a phone, too
-        assert tab.page.evaluate(f"{NOTEBOOK}.content.node.getBoundingClientRect().width > 100")
+        tab.page.evaluate("() => jupyterapp.shell.collapseLeft()")
+        tab.page.wait_for_function(
+            f"() => {NOTEBOOK}.content.node.getBoundingClientRect().width > 100", timeout=30_000)
         assert tab.complaints == []
     cells = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
