@@ -61,30 +61,30 @@ def candidates(
 def covered(
     corners: Int[ndarray, "t 3 2"], which: Int[ndarray, "c"], x: Int[ndarray, "c"],
     y: Int[ndarray, "c"],
-) -> Bool[ndarray, "c"]:
-    "Whether a pixel's centre is in its triangle or on its edge."
-    inside = np.ones(len(which), bool)
+) -> tuple[Int[ndarray, "i"], Int[ndarray, "i"], Int[ndarray, "i"]]:  # those of them
+    "The pixels whose centre is in their triangle or on its edge."
     for k in range(3):
         (xa, ya), (xb, yb) = corners[:, k].T, corners[:, (k + 1) % 3].T
         right, down = GRID * (yb - ya), GRID * (xa - xb)
         start = ya * (xb - xa) - xa * (yb - ya)
-        inside &= right[which] * x + down[which] * y + start[which] >= 0
-    return inside
+        inside = right[which] * x + down[which] * y + start[which] >= 0
+        which, x, y = which[inside], x[inside], y[inside]
+    return which, x, y
 
 # %% ../../nbs/corpus/11_raster.ipynb #d5012b6b
 def barycentric(
-    seen: Float[ndarray, "c 3 3"],  # projected corners: x, y, depth
+    seen: Float[ndarray, "3 3 c"],  # projected corners: x, y, depth
     x: Int[ndarray, "c"], y: Int[ndarray, "c"],
 ) -> tuple[Float[ndarray, "c 3"], Float[ndarray, "c"]]:  # weights in space; depth
     "Where in its triangle a pixel is, corrected for the perspective."
-    (xa, ya, _), (xb, yb, _), (xc, yc, _) = seen.transpose(1, 2, 0)
+    (xa, ya, _), (xb, yb, _), (xc, yc, _) = seen
     area = (xb - xa) * (yc - ya) - (yb - ya) * (xc - xa)
     area = np.where(abs(area) < 1e-9, 1e-9, area)
     b = ((x - xa) * (yc - ya) - (y - ya) * (xc - xa)) / area
     c = ((xb - xa) * (y - ya) - (yb - ya) * (x - xa)) / area
-    part = np.stack([1 - b - c, b, c], -1) / seen[..., 2]
-    depth = 1 / part.sum(-1)
-    return part * depth[:, None], depth
+    part = np.stack([1 - b - c, b, c]) / seen[:, 2]
+    depth = 1 / (part[0] + part[1] + part[2])
+    return (part * depth).T, depth
 
 # %% ../../nbs/corpus/11_raster.ipynb #856a80ab
 class Seen(NamedTuple):
@@ -96,8 +96,9 @@ class Seen(NamedTuple):
     def read(self, values: Float[ndarray, "n ..."], triangles: Int[ndarray, "t 3"]) -> ndarray:
         "What vertices carry, at the pixels that show something: [pixels ...]."
         there = self.triangle >= 0
-        corners = triangles[self.triangle[there]]
-        return sum(self.weights[there][:, k, None] * values.reshape(len(values), -1)[corners[:, k]]
+        weights, corners = self.weights[there], triangles[self.triangle[there]]
+        flat = values.reshape(len(values), -1)
+        return sum(weights[:, k, None] * flat[corners[:, k]]
                    for k in range(3)).reshape(-1, *values.shape[1:])
 
 # %% ../../nbs/corpus/11_raster.ipynb #b52a3a53
@@ -108,10 +109,8 @@ def rasterise(
     (w, h), spots = camera.size, camera.project(points)
     seen = spots[triangles]
     corners = np.round(seen[..., :2] * GRID).astype(np.int64)
-    which, x, y = candidates(corners, camera.size)
-    inside = covered(corners, which, x, y)
-    which, x, y = which[inside], x[inside], y[inside]
-    weights, depth = barycentric(seen[which], x, y)
+    which, x, y = covered(corners, *candidates(corners, camera.size))
+    weights, depth = barycentric(np.take(seen.transpose(1, 2, 0), which, -1), x, y)
     nearest, at = np.full(h * w, np.inf), y * w + x
     np.minimum.at(nearest, at, depth)
     won = np.flatnonzero(depth == nearest[at])[::-1]  # of equals the first one

@@ -15,7 +15,7 @@ from .scenes import Actor, Pose, actor_of, camera_of, scene_of
 from .stage import Puppet, sensed, staged
 
 # %% ../../nbs/corpus/19_takes.ipynb #78324d5d
-VERSION = 3  # of what is written; part of the cache's name
+VERSION = 4  # of what is written; part of the cache's name
 
 
 class Set(NamedTuple):

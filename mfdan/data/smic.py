@@ -23,7 +23,7 @@ def smic_names(name: str) -> tuple[str, str, str]:  # subject, clip, emotion, as
 
 # %% ../../nbs/data/22_smic.ipynb #74a8e10f
 EMBEDDED = Embedded(
-    look=Look((160, 190), 0.72, (80, 98), 100, 30, 0.022, 2.5, 0.005, 2.0, 0.12),
+    look=Look((160, 190), 0.72, (80, 98), 100, 30, 0.022, 2.1, 0.005, 2.0, 0.12),
     folder="SMIC", first_frame=559740, first_subject=1, clip="{subject}_{word}_{number:02d}",
     words={kind: short for short, kind in KINDS.items()})
 

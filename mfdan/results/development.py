@@ -36,9 +36,9 @@ from ..zoo.contract import method_of, settings_of
 DEVELOPMENT = 1000  # embedded corpora and seeds from here on are for choosing, never for reporting
 BEGINNING = {
     "quick": {"epochs": 24, "lr": 1e-3, "batch": 16, "weight_decay": 0.02, "warmup": 0.0,
-              "decay": "constant", "mirror": False, "vector_norm": False},
+              "decay": "constant", "mirror": False, "vector_norm": False, "width": 48},
 }
-BEGINNING["paper"] = BEGINNING["quick"] | {"epochs": 100, "lr": 1e-4}  # lr and batch: Sec. IV-D
+BEGINNING["paper"] = BEGINNING["quick"] | {"epochs": 100, "lr": 1e-4, "width": 96}  # Sec. IV-D
 SLOW = {"batch": 4, "lr": 3e-4}
 LONGER = SLOW | {"epochs": 36}
 CANDIDATES = {
@@ -52,6 +52,9 @@ CANDIDATES = {
         "warm-up, cosine": LONGER | {"warmup": 0.1, "decay": "cosine"},
         "mirrored": LONGER | {"mirror": True}, "norm": LONGER | {"vector_norm": True},
         "decay of weights 0.1": LONGER | {"weight_decay": 0.1},
+        "batches of 2": SLOW | {"batch": 2, "epochs": 48},
+        "72 epochs, width 36": SLOW | {"epochs": 72, "width": 36},
+        "72 epochs, width 24": SLOW | {"epochs": 72, "width": 24},
     },
     "paper": {
         "beginning": {}, "cosine": {"decay": "cosine"}, "50 epochs": {"epochs": 50},
@@ -69,7 +72,7 @@ def differences(
     "All fields that the choice is about, as `variant` takes them."
     one_of("candidate", candidate, tuple(CANDIDATES[profile]))
     fields = BEGINNING[profile] | CANDIDATES[profile][candidate]
-    model = {"vector_norm": fields.pop("vector_norm")}
+    model = {name: fields.pop(name) for name in ("vector_norm", "width")}
     return {"model": model, "train": fields}
 
 # %% ../../nbs/results/04_development.ipynb #9b3390cf
