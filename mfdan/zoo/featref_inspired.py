@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .am3f_flownet_inspired import UNKNOWN, guessed, guessed_train
 from .contract import method
-from .dual_inception import Inception
+from .dual_inception import inceptions
 from .inputs import FlowImage
 
 # %% ../../nbs/zoo/41_featref_inspired.ipynb #f9992960
@@ -60,12 +60,8 @@ class FeatRef(nn.Module):
 
     def __init__(self, config: FeatRefConfig, classes: int):
         super().__init__()
-        first, second = config.maps
-        def stream():
-            return nn.Sequential(Inception(1, first), nn.MaxPool2d(2),
-                                 Inception(4 * first, second), nn.MaxPool2d(2), nn.Flatten())
-        self.u, self.v = stream(), stream()
-        left = 2 * 4 * second * (config.size // 2 // 2) ** 2
+        self.u, self.v = inceptions(*config.maps), inceptions(*config.maps)
+        left = 2 * 4 * config.maps[1] * (config.size // 2 // 2) ** 2
         self.shared = nn.Sequential(nn.Linear(left, config.width), nn.ReLU(),
                                     nn.Dropout(config.dropout))
         self.proposals = Proposals(config.width, classes)
