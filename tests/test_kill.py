@@ -48,6 +48,14 @@ def make(root: Path, cache: Path):
     return prepare(read_root(root).clips, SETTINGS, cache, workers=2, progress=False)
 
 
+def started(code: str, *arguments: str) -> subprocess.Popen:
+    "Some code in a process that leads a group and hears Ctrl-C, even below one that does not."
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+
 def start_of(call: str) -> subprocess.Popen:
     "A call of this module in a process of its own, which leads a group."
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" \
@@ -229,9 +237,7 @@ class Driver:
     def __init__(self, cache: Path, *arguments: str, more: int = 1):
         self.folds = cache / "folds"
         start = len(self.kept())
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LOSO, str(cache.parent / "data"), *arguments], text=True,
-            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = started(LOSO, str(cache.parent / "data"), *arguments)
         while len(self.kept()) < start + more:
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.02)
@@ -307,9 +313,7 @@ def test_ctrl_c_ends_a_notebook_and_its_kernel(tmp_path, workers, sleeps):
         cell = nbformat.v4.new_code_cell(code if number == sleeps else "1 + 1")
         nbformat.write(nbformat.v4.new_notebook(cells=[given, cell], metadata=about),
                        tmp_path / f"{number}.ipynb")
-    process = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path), str(workers)],
-                               text=True, start_new_session=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    process = started(SLEEPER, str(tmp_path), str(workers))
     while not (tmp_path / "ready").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -337,10 +341,8 @@ class Notebooks(Driver):
 
     def __init__(self, out: Path, workers: int, *only: str):
         self.folds, self.out = out, out
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", REPRODUCE, "--workers", str(workers), "--out", str(out),
-             "--only", *only], text=True, start_new_session=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE)
+        self.process = started(REPRODUCE, "--workers", str(workers), "--out", str(out), "--only",
+                               *only)
         while not kernels_of(self.process.pid) or len(self.kept()) < (len(only) > 1):
             assert self.process.poll() is None, self.process.communicate()
             time.sleep(0.02)
