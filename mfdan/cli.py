@@ -17,7 +17,7 @@ import sys
 from .core.command import COMMANDS, arg, command, number, place, word
 from .core.config import EMBEDDED, PROFILES, RunConfig
 from .core.refuse import Refused, asked
-from .core.terminal import CommandParser, agreed, in_print, say, words_of
+from .core.terminal import CommandParser, agreed, exits, in_print, say, words_of
 from .results.clean import KINDS, clean
 
 # %% ../nbs/cli.ipynb #cec399f5
@@ -26,10 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser("mfdan", description="The executable companion of MFDAN.")
     parser.add_argument("--version", action="version",
                         version=f"mfdan {sys.modules['mfdan'].__version__}")
-    parser.ending = lambda: (
-        "\nexample: mfdan reproduce --only table_3\n\nexit status: 0 done; 1 it could not be "
-        "done, or something differs;\n2 what was asked cannot be, and nothing was started; "
-        "130 stopped by Ctrl-C\n")
+    parser.ending = lambda: f"\nexample: mfdan reproduce --only table_3\n\n{exits()}"
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, (action, text, arguments, ending, kept, example) in COMMANDS.items():
         made = commands.add_parser(name, help=text, description=text)

@@ -129,7 +129,7 @@ def triton_here() -> str:
 
 # %% ../../nbs/results/33_doctor.ipynb #58490e9e
 TRIED = {  # about -> what tries it, what to do where it fails
-    "OpenCV": (opencv_here, "pip install 'mfdan[faces]'; it wants no other opencv package beside it"),
+    "OpenCV": (opencv_here, "pip install 'mfdan[faces]', and no other opencv package"),
     "landmarks": (dlib_here, "pip install 'mfdan[faces]'"),
     "MagNet": (magnet_here, "install mfdan again: its weights are part of it"),
     "torch": (torch_here, "pip install torch"),
