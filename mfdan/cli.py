@@ -6,7 +6,7 @@
 __all__ = ['RUN', 'KEPT', 'make_parser', 'stopped', 'main', 'do_check', 'do_corpus', 'do_film', 'run_config', 'do_prepare',
            'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_methods', 'do_choose', 'do_reproduce',
            'do_publish', 'do_verify', 'do_certificate', 'do_fit', 'do_recognise', 'do_video', 'do_spot', 'do_doctor',
-           'do_clean']
+           'do_clean', 'do_completion']
 
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
@@ -333,3 +333,14 @@ def do_doctor(args) -> int:
 def do_clean(args) -> None:
     from mfdan.core.files import cache_root
     clean(cache_root(), args.kind, args.older, lambda ask: args.yes or agreed(ask), say)
+
+# %% ../nbs/cli.ipynb #6bea16ac
+@command("print what bash, zsh or fish needs to complete commands, options and names",
+         arg("shell", choices=("bash", "zsh", "fish")), example="bash",
+         ending=lambda: "\nbash: mfdan completion bash > ~/.local/share/bash-completion/"
+                        "completions/mfdan\nzsh:  mfdan completion zsh > ~/.mfdan.zsh, and `source "
+                        "~/.mfdan.zsh` in ~/.zshrc\nfish: mfdan completion fish > ~/.config/fish/"
+                        "completions/mfdan.fish\n")
+def do_completion(args) -> None:
+    from mfdan.results.completion import SHELLS
+    say(SHELLS[args.shell](make_parser()))
