@@ -1,8 +1,8 @@
 """Build the offline site of the executed notebooks with their API into _docs/.
 
 Component notebooks carry their outputs; paper notebooks are taken as the last `make paper`
-executed them. A link to nothing fails the build. MathJax comes once from npm and is kept in .cache/,
-so that a second build needs no network.
+executed them. A link to nothing fails the build. MathJax comes once from npm and is kept in
+.cache/, so that a second build needs no network.
 """
 import importlib
 import inspect
