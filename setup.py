@@ -22,8 +22,8 @@ setup(
     packages=find_packages(include=["mfdan", "mfdan.*"]), include_package_data=True,
     package_data={"mfdan": ["assets/*"]}, zip_safe=False,
     install_requires=listed("requirements"),
-    extras_require={"dask": listed("dask_requirements"), "dev": listed("dev_requirements"),
-                    "docs": listed("doc_requirements")},
+    extras_require={key.removesuffix("_requirements"): listed(key) for key in cfg
+                    if key.endswith("_requirements")},
     entry_points={"console_scripts": listed("console_scripts"),
                   "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
 )

@@ -1,8 +1,8 @@
 """Build the offline site of the executed notebooks with their API into _docs/.
 
 Component notebooks carry their outputs; paper notebooks are taken as the last `make paper`
-executed them. MathJax comes once from npm and is kept in .cache/, so that a second build
-needs no network.
+executed them. A link to nothing fails the build. MathJax comes once from npm and is kept in
+.cache/, so that a second build needs no network.
 """
 import importlib
 import inspect
@@ -16,7 +16,9 @@ import tarfile
 from pathlib import Path
 
 import house
+import links
 import nbformat
+from gallery import gallery
 from nbdev.showdoc import DocmentTbl
 
 from mfdan.results.catalogue import notebooks
@@ -58,6 +60,14 @@ def fetch_mathjax() -> None:
     archive.unlink()
 
 
+def docments(function) -> str:
+    "The table of a function's docments; none where an annotation is for a type checker alone."
+    try:
+        return DocmentTbl(function)._repr_markdown_() or ""
+    except NameError:
+        return ""
+
+
 def api(module: str) -> str:
     "Signature, docstring and the table of docments of everything a module exports."
     made = importlib.import_module(f"mfdan.{module}")
@@ -71,8 +81,7 @@ def api(module: str) -> str:
             signature = "(...)"
         parts += [f"### `{name}`", f"```python\n{name}{signature}\n```"]
         parts.append(inspect.getdoc(thing) or "")
-        table = DocmentTbl(thing)._repr_markdown_() if inspect.isfunction(thing) else ""
-        if table: parts.append(table)
+        if inspect.isfunction(thing): parts.append(docments(thing))
     return "\n\n".join(parts)
 
 
@@ -153,8 +162,8 @@ def add(path: Path, homes: dict[str, Path], executed: Path = Path("-")) -> str:
 
 def sections(homes: dict[str, Path]) -> dict[str, list[str]]:
     "The sidebar: one page, the rooms from the ground up, the paper, the project."
-    first = ("one_page", "add_a_method", "cli")
-    found = {"Begin here": [add(NBS / f"{name}.ipynb", homes) for name in first]}
+    first = ("start", "one_page", "add_a_method", "cli")
+    found = {"Begin here": [add(NBS / f"{name}.ipynb", homes) for name in first] + ["gallery"]}
     for room in house.order(ROOT, "rooms"):
         made = [add(path, homes) for path in house.in_rooms(ROOT) if path.parent.name == room]
         if made: found[room.capitalize()] = made
@@ -182,6 +191,7 @@ def main() -> None:
     for name in PROJECT:
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
         (WORK / f"{name}.md").write_text(relinked(text, ROOT / f"{name}.md"), encoding="utf-8")
+    (WORK / "gallery.md").write_text(gallery(ROOT, WORK), encoding="utf-8")
     if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
     shutil.copytree(ROOT / "paper_figures/synthetic", WORK / "paper_figures/synthetic",
                     ignore=shutil.ignore_patterns("*.html", "*.md", "*.tex"))
@@ -191,6 +201,7 @@ def main() -> None:
         subprocess.run([*sphinx, "-b", "html", WORK, SITE], check=True)
     finally:
         shutil.rmtree(ROOT / "jupyter_execute", ignore_errors=True)  # myst-nb's by-product
+    if links.main(SITE): raise SystemExit("docs: the site has links to nothing; mend them")
     print(SITE / "index.html")
 
 

@@ -5,9 +5,9 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 want=${1:-base}
 case $want in
-  base) spec=.; ;;
-  dev) spec='.[dev,dask]'; ;;
-  docs) spec='.[dev,dask,docs]'; ;;
+  base) spec='.[faces,notebooks]' ;;
+  dev) spec='.[faces,notebooks,gpu,dask,dev]' ;;
+  docs) spec='.[faces,notebooks,gpu,dask,dev,docs]' ;;
   *) echo "env.sh: '$want' is not one of base, dev, docs" >&2; exit 2 ;;
 esac
 die() { echo "mfdan: $1" >&2; exit 1; }

@@ -6,7 +6,7 @@
 __all__ = ['RUN', 'KEPT', 'make_parser', 'stopped', 'main', 'do_check', 'do_corpus', 'do_film', 'run_config', 'do_prepare',
            'product_name', 'product_lines', 'check_asked', 'do_loso', 'do_methods', 'do_choose', 'do_reproduce',
            'do_publish', 'do_verify', 'do_certificate', 'do_fit', 'do_recognise', 'do_video', 'do_spot', 'do_doctor',
-           'do_clean']
+           'do_clean', 'do_completion']
 
 # %% ../nbs/cli.ipynb #5c4027d0
 import argparse
@@ -17,7 +17,7 @@ import sys
 from .core.command import COMMANDS, arg, command, number, place, word
 from .core.config import EMBEDDED, PROFILES, RunConfig
 from .core.refuse import Refused, asked
-from .core.terminal import CommandParser, agreed, in_print, say, words_of
+from .core.terminal import CommandParser, agreed, exits, in_print, say, words_of
 from .results.clean import KINDS, clean
 
 # %% ../nbs/cli.ipynb #cec399f5
@@ -26,10 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser("mfdan", description="The executable companion of MFDAN.")
     parser.add_argument("--version", action="version",
                         version=f"mfdan {sys.modules['mfdan'].__version__}")
-    parser.ending = lambda: (
-        "\nexample: mfdan reproduce --only table_3\n\nexit status: 0 done; 1 it could not be "
-        "done, or something differs;\n2 what was asked cannot be, and nothing was started; "
-        "130 stopped by Ctrl-C\n")
+    parser.ending = lambda: f"\nexample: mfdan reproduce --only table_3\n\n{exits()}"
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, (action, text, arguments, ending, kept, example) in COMMANDS.items():
         made = commands.add_parser(name, help=text, description=text)
@@ -336,3 +333,14 @@ def do_doctor(args) -> int:
 def do_clean(args) -> None:
     from mfdan.core.files import cache_root
     clean(cache_root(), args.kind, args.older, lambda ask: args.yes or agreed(ask), say)
+
+# %% ../nbs/cli.ipynb #6bea16ac
+@command("print what bash, zsh or fish needs to complete commands, options and names",
+         arg("shell", choices=("bash", "zsh", "fish")), example="bash",
+         ending=lambda: "\nbash: mfdan completion bash > ~/.local/share/bash-completion/"
+                        "completions/mfdan\nzsh:  mfdan completion zsh > ~/.mfdan.zsh, and `source "
+                        "~/.mfdan.zsh` in ~/.zshrc\nfish: mfdan completion fish > ~/.config/fish/"
+                        "completions/mfdan.fish\n")
+def do_completion(args) -> None:
+    from mfdan.results.completion import SHELLS
+    say(SHELLS[args.shell](make_parser()))

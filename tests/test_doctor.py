@@ -1,17 +1,23 @@
 """`mfdan doctor` says what is, `mfdan clean` removes what it may: on caches good and bad."""
+import ast
 import errno
+import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from mfdan import cli
 from mfdan.core import files
+from mfdan.core.terminal import EXIT, CommandParser, exits
 from mfdan.data import effort
 from mfdan.results import doctor
+from mfdan.results.verify import Verdict
 
 KEY = "0123456789abcdef01234567"
 MINE = ("mine/meta.json", "mine/thesis.tex")
@@ -261,9 +267,26 @@ def test_version(ask):
     assert ask("--version") == (0, "mfdan 0.1.0\n", "")
 
 
-def test_the_help_says_how_a_command_ends(ask):
-    said = " ".join(ask("--help")[1].partition("exit status:")[2].split())
-    assert all(word in said for word in ("0 done", "1 it could", "2 what", "130 stopped"))
+def statuses(function) -> set[int]:
+    "The whole numbers that a function returns, or exits with."
+    found = set()
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
+        exits_ = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("exit")
+        if not exits_ and not isinstance(node, ast.Return): continue
+        found |= {part.value for part in ast.walk(node)
+                  if isinstance(part, ast.Constant) and type(part.value) is int}
+    return found
+
+
+def test_every_status_is_in_the_table_and_the_table_in_help_and_readme(ask):
+    actions = [action for action, *_ in cli.COMMANDS.values()]
+    used = set().union(*map(statuses, (cli.main, cli.stopped, CommandParser.error,
+                                       Verdict.code.fget, *actions)))
+    assert used == EXIT.keys()
+    assert ask("--help")[1].endswith(exits())
+    readme = (files.project_root() / "README.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| (\d+) \| (.*) \|$", readme, re.M)) \
+        == {str(status): text for status, text in EXIT.items()}
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

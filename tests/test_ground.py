@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import mfdan
+from mfdan.core.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +36,7 @@ def pinned():
             for name, version in [line.split("==")]}
 
 
-KEYS = ("requirements", "dask_requirements", "dev_requirements", "doc_requirements")
+KEYS = [key for key in settings() if key.endswith("requirements")]
 
 
 @pytest.mark.parametrize("requirement", [r for key in KEYS for r in listed(key)], ids=str)
@@ -59,6 +61,60 @@ def test_conda_environment_agrees_with_the_settings():
     assert constraint == "--constraint constraints.txt"
     extras = re.fullmatch(r"--editable \.\[(.*)\]", package)[1].split(",")
     assert {f"{e}_requirements" for e in extras} <= set(KEYS)
+    script = (ROOT / ".ci/env.sh").read_text()
+    assert re.search(r"dev\) spec='\.\[(.*)\]'", script)[1].split(",") == extras
+    named = {e for group in re.findall(r"'\.\[(.*)\]'", script) for e in group.split(",")}
+    assert named == {key.removesuffix("_requirements") for key in KEYS[1:]} == EXTRAS.keys()
+
+
+def imported():
+    "Module of others -> files of the package that import it."
+    found = defaultdict(set)
+    for path in (ROOT / "mfdan").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in names: found[name.split(".")[0]].add(path.relative_to(ROOT))
+    return {name: found[name] for name in found if name not in {*sys.stdlib_module_names, "mfdan"}}
+
+
+def test_what_is_imported_is_asked_for_and_an_extra_knows_its_modules():
+    "Whoever lacks a module is told which extra brings it; what is always there belongs to none."
+    brings = importlib.metadata.packages_distributions()
+    asked = {key: {r.name.lower().replace("_", "-") for r in listed(key)} for key in KEYS}
+    homes = {module: name for name, extra in EXTRAS.items() for module in extra.modules}
+    for module, files in imported().items():
+        packages = {name.lower().replace("_", "-") for name in brings.get(module, ["dlib-bin"])}
+        always = bool(packages & asked["requirements"])
+        assert always != (module in homes), (module, files)
+    for module, extra in homes.items():
+        packages = {name.lower().replace("_", "-") for name in brings.get(module, ())}
+        by_another = module in ("nbclient", "nbformat", "ipykernel")  # jupyterlab needs them
+        assert not packages or by_another or packages & asked[f"{extra}_requirements"], module
+
+
+def test_the_readme_lists_the_extras():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert dict(rows) == {name: extra.purpose for name, extra in EXTRAS.items()}
+
+
+MISSING = {"film": ("cv2", "film", "new.mp4"), "prepare": ("cv2", "prepare", "--profile", "smoke"),
+           "reproduce": ("papermill", "reproduce"), "recognise": ("dlib", "recognise", "a.png",
+                                                                   "b.png", "--model", "m")}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_what_an_extra_would_bring_is_said_in_one_line(tmp_path, case):
+    module, *words = MISSING[case]
+    code = (f"import sys; sys.modules[{module!r}] = None; from mfdan.cli import main;"
+            f"sys.exit(main({words!r}))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
+                          text=True, check=False, timeout=120,
+                          env=os.environ | {"MFDAN_CACHE": str(tmp_path / "cache")})
+    extra = "notebooks" if module == "papermill" else "faces"
+    assert done.stderr.startswith(f"mfdan: {module} is not installed: pip install 'mfdan[{extra}]'")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_installed_is_what_is_pinned():
@@ -134,16 +190,21 @@ def test_the_readmes_own_code_needs_the_package_alone():
 
 @pytest.mark.slow
 def test_wheel_in_an_empty_environment(wheel, tmp_path):
-    "As a user installs it (Triton comes with torch for CUDA, if at all); the command answers."
+    "As a user installs it: alone, then with the extras of the README; the command answers."
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     bin_ = tmp_path / "env/bin"
-    subprocess.run([bin_ / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel],
-                   check=True)
-    subprocess.run([bin_ / "python", "-c", probe(tmp_path / "env", without=["pixels.flow_gpu"])],
-                   cwd=tmp_path, check=True)
+    pip = [bin_ / "pip", "install", "-q", "-c", ROOT / "constraints.txt"]
+    subprocess.run([*pip, wheel], check=True)
+    subprocess.run([bin_ / "python", "-c", own_code()], cwd=tmp_path, check=True)
     said = subprocess.run([bin_ / "mfdan", "--help"], capture_output=True, text=True, check=True)
     assert "reproduce" in said.stdout
-    subprocess.run([bin_ / "python", "-c", own_code()], cwd=tmp_path, check=True)
+    said = subprocess.run([bin_ / "mfdan", "film", tmp_path / "a.mp4"], capture_output=True,
+                          text=True, check=False)
+    assert "pip install 'mfdan[faces]'" in said.stderr and said.returncode == 1
+    subprocess.run([*pip, f"{wheel}[faces,notebooks]"], check=True)
+    subprocess.run(  # Triton comes with torch for CUDA, if at all
+        [bin_ / "python", "-c", probe(tmp_path / "env", without=["pixels.flow_gpu"])],
+        cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("name", mfdan.__all__)

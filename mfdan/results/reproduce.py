@@ -22,6 +22,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from ..core.config import RunConfig
+from ..core.extras import need
 from ..core.files import atomic_folder, stable_hash, sweep, write_atomic
 from ..core.places import place_in_words
 from ..core.sources import notebook_sources, source_hash
@@ -217,6 +218,7 @@ def reproduce(
     force: bool = False,  # execute notebooks that are up to date, too
 ) -> Path:  # the report
     "From a corpus to the report."
+    need("notebooks")
     wanted, study = chosen(only, everything), Study(run)
     sweep(writable(product_folder(run)))
     stages = [prepared_stage(study), trained_stage(study, wanted)]
