@@ -26,7 +26,7 @@ EXTRAS = {
     "dask": Extra("folds on a cluster: `mfdan loso --backend dask`",
                   ("distributed", "dask_jobqueue")),
     "dev": Extra("tests, guards, export: `make test`",
-                 ("nbdev", "fastcore", "pytest", "adan_pytorch")),
+                 ("nbdev", "fastcore", "pytest")),
     "docs": Extra("the site: `make docs`", ("sphinx", "myst_nb")),
 }
 
