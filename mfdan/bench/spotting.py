@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUSY', 'CROWDED', 'RESTLESS', 'DEVELOPMENT', 'HELD_OUT', 'FULL', 'WAYS', 'FilmSet', 'film_place', 'filmed',
-           'rescaled', 'encoded', 'Way', 'film_row', 'row_file', 'watch_film', 'tables_of_rows', 'figures_of', 'speed',
-           'most_memory']
+           'rescaled', 'encoded', 'Way', 'told_of', 'film_row', 'row_file', 'watch_film', 'tables_of_rows',
+           'figures_of', 'speed', 'most_memory']
 
 # %% ../../nbs/bench/11_spotting.ipynb #cb7dd2d9
 import json
@@ -23,9 +23,12 @@ from ..core.files import atomic_file, cache_root, read_json, stable_hash, write_
 from ..corpus.footage import film_video, write_video
 from ..corpus.script import NEUTRAL, USUAL, Course
 from ..data.database import KINDS_OF_EVENT
+from ..data.images import ImageError
 from ..data.videos import Videos
 from ..video.events import event_table, film_tables
 from ..video.kept import claim, keep_watching, reel_key
+from ..video.model import Model
+from ..video.recognise import judge_of, recognise
 from ..video.reel import Reel, open_reel
 from ..video.spot import SpotConfig, spot_trace
 from ..video.spot_score import apex_errors, false_alarms, spot_scores, spot_verdicts
@@ -111,12 +114,27 @@ class Way:
 WAYS = {"as it is": Way(), "mp4": Way(seen="mp4"), "half the size": Way(seen="half"),
         "30 a second": Way(30), "200 a second": Way(200), "twice the size": Way(wide=2)}
 
-# %% ../../nbs/bench/11_spotting.ipynb #7a3d99bb
+# %% ../../nbs/bench/11_spotting.ipynb #043ad5a8
+def told_of(
+    reel: Reel, spans: Sequence[dict], model: Model,
+) -> list[dict[str, float]]:  # class -> probability; empty where nothing could be told
+    "What a model says of onset and apex of some events."
+    places, made = sorted({each[key] for each in spans for key in ("onset", "apex")}), []
+    pictures = reel.colour(places) if places else {}
+    for each in spans:
+        try:
+            said = recognise(pictures[each["onset"]], pictures[each["apex"]], model).probabilities
+        except ImageError:
+            said = {}
+        made.append({name: round(p, 4) for name, p in said.items()})
+    return made
+
+# %% ../../nbs/bench/11_spotting.ipynb #4c8819e2
 def film_row(
     seed: int, name: str,  # of a way
     films: FilmSet, folder: Path,  # where windows are kept
 ) -> dict:
-    "What happened in a film, and what was spotted."
+    "What happened in a film, what was spotted, and what the demonstration says of both."
     windows, made = folder / f"{seed} {name} windows", WAYS[name].films(films)
     if not film_place(seed, made).exists(): shutil.rmtree(windows, ignore_errors=True)
     place = filmed(seed, made)
@@ -129,9 +147,12 @@ def film_row(
     shutil.rmtree(windows)
     happened = [event for event in truth["events"] if event["kind"] in KINDS_OF_EVENT]
     about = {key: truth[key] for key in ("seed", "subject", "fps", "frames", "width", "height")}
-    return about | {"way": name, "events": happened, "answers": found, "seconds": round(spent, 1)}
+    row = about | {"way": name, "events": happened, "answers": found, "seconds": round(spent, 1)}
+    if name == "as it is":
+        row["told"] = [told_of(reel, spans, judge_of()) for spans in (happened, found)]
+    return row
 
-# %% ../../nbs/bench/11_spotting.ipynb #59fd25a8
+# %% ../../nbs/bench/11_spotting.ipynb #0d667bd4
 def row_file(seed: int, name: str, folder: Path) -> Path: return folder / f"{seed} {name}.json"
 
 
@@ -147,7 +168,7 @@ def watch_film(
     shutil.rmtree(film_place(seed, WAYS[names[0]].films(films)), ignore_errors=True)
     return f"{seed}: {', '.join(names)}"
 
-# %% ../../nbs/bench/11_spotting.ipynb #c2008598
+# %% ../../nbs/bench/11_spotting.ipynb #2061fd8c
 def tables_of_rows(rows: Sequence[dict]) -> tuple[Videos, pd.DataFrame]:  # truth; answers
     "Films as tables of events."
     names = [f"films/{row['subject']}/{row['seed']}" for row in rows]
@@ -156,10 +177,11 @@ def tables_of_rows(rows: Sequence[dict]) -> tuple[Videos, pd.DataFrame]:  # trut
         for each in row["answers"]:
             frames = {key: min(each[key], row["frames"] - 1)
                       for key in ("onset", "apex", "offset")}
-            found.append(dict(video_id=name, kind=each["kind"], **frames))
+            found.append(dict(video_id=name, kind=each["kind"], **frames,
+                              emotion=each.get("emotion", "")))
     return tables, event_table(found, tables.videos, "answer")
 
-# %% ../../nbs/bench/11_spotting.ipynb #8aa57eba
+# %% ../../nbs/bench/11_spotting.ipynb #83f99101
 def figures_of(
     rows: Sequence[dict], draws: int = 2000,  # for the intervals
 ) -> dict[str, float]:
@@ -178,7 +200,7 @@ def figures_of(
     return made | {"neutral, minutes": alarms["minutes"], "neutral, alarms a minute":
                    alarms["both"], "frames a second": frames / sum(row["seconds"] for row in rows)}
 
-# %% ../../nbs/bench/11_spotting.ipynb #0d60eea3
+# %% ../../nbs/bench/11_spotting.ipynb #5c736bef
 def speed(path: Path, frames: int = 200) -> dict[str, float]:  # milliseconds a frame
     "What a frame of a video costs."
     reel, spent, seen = open_reel(path), {}, []
