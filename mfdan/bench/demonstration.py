@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['TAUGHT', 'taught_films', 'make_demonstration', 'make_by_command']
 
-# %% ../../nbs/bench/14_demonstration.ipynb #f762b7a0
+# %% ../../nbs/bench/14_demonstration.ipynb #bcca04fa
 import argparse
+import tempfile
 from pathlib import Path
 
 from .spotting import CROWDED, FilmSet
 from ..core.config import RunConfig
-from ..core.files import asset, beside, cache_root, discard, stable_hash
+from ..core.files import (
+    asset, atomic_folder, cache_root, discard, stable_hash, write_atomic)
 from ..corpus.footage import film_video, write_video
 from ..results.study import Study
 from ..video.model import Model, load_model
@@ -31,13 +33,15 @@ def taught_films(films: FilmSet = TAUGHT) -> Path:  # noqa: B008
                                    films.course_of(seed)), root / str(seed))
     return root
 
-# %% ../../nbs/bench/14_demonstration.ipynb #38ecaba5
-def make_demonstration(to: Path, method: str = "ststnet", corpus: str = "quick") -> Model:
+# %% ../../nbs/bench/14_demonstration.ipynb #d35a1595
+def make_demonstration(to: Path, method: str = "rcn_a", corpus: str = "quick") -> Model:
     "Fit the model, and put it in the place of the one before."
-    made = beside(to)
-    fit_with_nothing(Study(RunConfig(corpus=corpus)), made, taught_films(), method, "cpu")
-    if to.exists(): discard(to)
-    made.rename(to)
+    with tempfile.TemporaryDirectory() as place:
+        made = Path(place) / "model"
+        fit_with_nothing(Study(RunConfig(corpus=corpus)), made, taught_films(), method, "cpu")
+        if to.exists(): discard(to)
+        with atomic_folder(to) as inside:
+            for file in made.iterdir(): write_atomic(inside / file.name, file.read_bytes())
     return load_model(to)
 
 # %% ../../nbs/bench/14_demonstration.ipynb #c44ae71d
@@ -45,7 +49,7 @@ def make_by_command(arguments: list[str] | None = None) -> None:
     "Make the model that ships with the package."
     parser = argparse.ArgumentParser(prog="python -m mfdan.bench.demonstration",
                                      description=make_by_command.__doc__)
-    parser.add_argument("--method", default="ststnet")
+    parser.add_argument("--method", default="rcn_a")
     parser.add_argument("--to", type=Path, default=asset("magnet.json").parent / "demonstration")
     asked = parser.parse_args(arguments)
     print(make_demonstration(asked.to, asked.method))

@@ -149,7 +149,8 @@ def film_row(
     about = {key: truth[key] for key in ("seed", "subject", "fps", "frames", "width", "height")}
     row = about | {"way": name, "events": happened, "answers": found, "seconds": round(spent, 1)}
     if name == "as it is":
-        row["told"] = [told_of(reel, spans, judge_of()) for spans in (happened, found)]
+        judge = judge_of()
+        row["told"] = [told_of(reel, spans, judge) for spans in (happened, found)]
     return row
 
 # %% ../../nbs/bench/11_spotting.ipynb #0d667bd4
