@@ -58,12 +58,12 @@ def time_line(outcome: Outcome) -> Figure:
     "Motion of all groups, and the spans."
     moments = outcome.trace.moments - outcome.trace.moments[0]
     seconds = max(float(moments[-1]), 0.1)
+    names = [name for name in SHADES if any(span["what"] == name for span in outcome.spans)]
     figure, axes = plt.subplots(len(GROUPS) + 1, sharex=True, figsize=(10, 5),
                                 layout="constrained",
-                                height_ratios=[1] * len(GROUPS) + [1.6])
+                                height_ratios=[1] * len(GROUPS) + [0.1 + 0.3 * len(names)])
     for ax, (group, curve) in zip(axes, group_motion(outcome.found).items()):
         draw_motion(ax, curve, outcome, group, seconds)
-    names = [name for name in SHADES if any(span["what"] == name for span in outcome.spans)]
     last = plain_axes(axes[-1], (1, 1), xlabel="seconds", xlim=(0, seconds),
                       ylim=(max(len(names), 1) - 0.5, -0.5))
     for span in outcome.spans:
