@@ -147,7 +147,7 @@ def film_row(
     shutil.rmtree(windows)
     happened = [event for event in truth["events"] if event["kind"] in KINDS_OF_EVENT]
     about = {key: truth[key] for key in ("seed", "subject", "fps", "frames", "width", "height")}
-    row = about | {"way": name, "events": happened, "answers": found, "seconds": round(spent, 1)}
+    row = about | {"way": name, "events": happened, "answers": found, "seconds": round(spent, 3)}
     if name == "as it is":
         judge = judge_of()
         row["told"] = [told_of(reel, spans, judge) for spans in (happened, found)]
