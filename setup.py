@@ -20,7 +20,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["mfdan", "mfdan.*"]), include_package_data=True,
-    package_data={"mfdan": ["assets/*"]}, zip_safe=False,
+    package_data={"mfdan": ["assets/*", "assets/*/*"]}, zip_safe=False,
     install_requires=listed("requirements"),
     extras_require={key.removesuffix("_requirements"): listed(key) for key in cfg
                     if key.endswith("_requirements")},

@@ -143,10 +143,13 @@ def run_config(args: argparse.Namespace) -> RunConfig:
 @command("align, flow, magnify: once for every network", *RUN,
          arg("--method", metavar="NAME|FILE:CLASS", type=word,
              help="what this method sees, in place of what MFDAN sees"),
+         arg("--apex", choices=("middle", "spotted"), default="middle",
+             help="of clips without an annotated one, such as SMIC's (default: middle)"),
          example="--corpus quick --workers 4", kept=KEPT)
 def do_prepare(args) -> None:
     from mfdan.results.study import Study
-    study = Study(run_config(args))
+    from mfdan.video.apex import SpottedStudy
+    study = {"middle": Study, "spotted": SpottedStudy}[args.apex](run_config(args))
     if args.method is not None:
         from mfdan.results.method_run import method_by, prepared_of
         say(prepared_of(study, method_by(args.method)).folder)
@@ -279,17 +282,23 @@ def do_certificate(args) -> int:
              help="a network of the zoo"),
          arg("--to", type=place, required=True, metavar="FOLDER", help="a new one: the model"),
          arg("--device", default="auto", help="auto, cpu, cuda, cuda:1, ..."),
+         arg("--nothing", type=place, metavar="ROOT", help="films or long videos: what is spotted "
+             "there beside their events is a class of its own"),
          kept="clips that are prepared are kept; the training begins anew",
          example="--method ststnet --to model")
 def do_fit(args) -> None:
     from mfdan.results.study import Study
     from mfdan.video.model import fit
-    say(fit(Study(run_config(args)), args.to, args.method, args.device))
+    from mfdan.video.nothing import fit_with_nothing
+    study, how = Study(run_config(args)), (args.method, args.device)
+    say(fit_with_nothing(study, args.to, args.nothing, *how) if args.nothing
+        else fit(study, args.to, *how))
 
 # %% ../nbs/cli.ipynb #78f5fad8
 @command("what a model says of two pictures of a face, and why",
          arg("onset", type=place), arg("apex", type=place),
-         arg("--model", type=place, required=True, metavar="FOLDER"),
+         arg("--model", type=place, metavar="FOLDER",
+             help="of `mfdan fit` (default: the demonstration, of made-up faces)"),
          arg("--out", type=place, metavar="PAGE", help="a new file, .html or .png"),
          example="onset.png apex.png --model model --out page.html")
 def do_recognise(args) -> None:
@@ -299,7 +308,8 @@ def do_recognise(args) -> None:
 # %% ../nbs/cli.ipynb #4ad40fce
 @command("spot expressions in a video and explain them, as a table, JSON, CSV and a page",
          arg("what", help="a file, a folder of frames, or the number of a camera"),
-         arg("--model", type=place, metavar="FOLDER"), arg("--out", type=place, metavar="FOLDER"),
+         arg("--model", metavar="FOLDER", help="of `mfdan fit`, or none: no classes (default: the "
+             "demonstration, of made-up faces)"), arg("--out", type=place, metavar="FOLDER"),
          arg("--fps", type=float), arg("--seconds", type=float, default=60.0, help="of a camera"),
          example="film.mp4 --model model", kept="what was watched is kept")
 def do_video(args) -> None:

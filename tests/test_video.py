@@ -2,6 +2,7 @@
 import html
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,14 @@ import numpy as np
 import pytest
 
 from mfdan.cli import main
+from mfdan.core.files import stable_hash
 from mfdan.corpus.footage import film_video, write_video
 from mfdan.corpus.script import Course
 from mfdan.data.videos import read_videos
 from mfdan.video.events import read_submission
 from mfdan.video.long import spot_root
 from mfdan.video.outcome import WORDS, outcome_of
+from mfdan.video.recognise import demonstration
 from mfdan.video.reel import Reel, open_reel
 from mfdan.video.trace import NO_FACE, SEEN, whole_trace, windows
 from mfdan.video.video import video
@@ -53,7 +56,7 @@ def frames(film) -> list:
 
 
 def test_the_micro_expression_is_found_and_the_blink_is_not(film, tmp_path, capsys):
-    assert main(["video", str(film), "--out", str(tmp_path / "out")]) == 0
+    assert main(["video", str(film), "--out", str(tmp_path / "out"), "--model", "none"]) == 0
     said = json.loads((tmp_path / "out" / "events.json").read_text(encoding="utf-8"))
     true = [event for event in truth_of(film) if event["kind"] == "micro"]
     assert [event["kind"] for event in said["events"]] == ["micro"] * len(true)
@@ -61,6 +64,61 @@ def test_the_micro_expression_is_found_and_the_blink_is_not(film, tmp_path, caps
     page = html.unescape((tmp_path / "out" / "page.html").read_text(encoding="utf-8"))
     text = capsys.readouterr().out
     for words in WORDS: assert words in text and words in page and words in said["words"]
+
+
+def test_every_output_says_what_the_demonstration_is(film, tmp_path, capsys):
+    copy = shutil.copytree(demonstration(), tmp_path / "copy")
+    for model in ([], ["--model", str(copy)]):
+        out = tmp_path / f"out{len(model)}"
+        assert main(["video", str(film), "--out", str(out), *model]) == 0
+        said = json.loads((out / "events.json").read_text(encoding="utf-8"))
+        assert said["events"][0]["label"] in said["events"][0]["probabilities"]
+        page = html.unescape((out / "page.html").read_text(encoding="utf-8"))
+        csv = (out / "events.csv").read_text(encoding="utf-8")
+        taken_back = {event["label"] for event in said["events"]} == {"nothing"}
+        for text in (page, capsys.readouterr().out, " ".join(said["model"]), csv):
+            assert "trained on synthetic faces" in text or text is csv and taken_back
+    plain = tmp_path / "plain"
+    assert main(["video", str(film), "--out", str(plain), "--model", "none"]) == 0
+    assert json.loads((plain / "events.json").read_text())["events"][0]["label"] == ""
+
+
+def spoilt(to: Path, change) -> Path:
+    "The demonstration with another card, which has the digest of what it says."
+    card = json.loads((shutil.copytree(demonstration(), to) / "card.json").read_text())
+    change(card)
+    card["digest"] = stable_hash({name: card[name] for name in card if name != "digest"}, 64)
+    (to / "card.json").write_text(json.dumps(card))
+    return to
+
+
+FAULTS = {"another method": (lambda card: card.update(method="off_apexnet"), "another version"),
+          "no method": (lambda card: card.update(method="nobody's"), "another version"),
+          "another format": (lambda card: card.update(format=99), "another version"),
+          "another stage": (lambda card: card.update(stage=-1), "prepared by another version"),
+          "other weights": (lambda card: card.update(weights="0" * 64), "does not fit the weights"),
+          "a class more": (lambda card: card["classes"].append("joy"), "another version")}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_model_that_does_not_fit_is_refused_before_a_frame_is_watched(
+        name, film, tmp_path, capsys):
+    change, words = FAULTS[name]
+    model = spoilt(tmp_path / "model", change)
+    assert main(["video", str(film), "--out", str(tmp_path / "o"), "--model", str(model)]) == 1
+    text = capsys.readouterr().err
+    assert words in " ".join(text.split()) and "Traceback" not in text
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_model_that_is_not_there_or_was_changed(film, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    changed = shutil.copytree(demonstration(), tmp_path / "changed") / "card.json"
+    changed.write_text(changed.read_text().replace("synthetic", "real"))
+    for model, words in ((tmp_path / "none", "is no model"), (tmp_path / "empty", "is no model"),
+                         (changed.parent, "was changed after it was written")):
+        assert main(["video", str(film), "--out", str(tmp_path / "o"), "--model", str(model)]) == 1
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 def test_half_the_rate_and_half_the_size(film, frames):
@@ -96,10 +154,26 @@ def test_an_uneven_rate_is_said_and_moments_decide(frames):
     assert any("rate varies" in note for note in outcome_of(uneven, trace).notes)
 
 
+def test_grey_pictures_and_a_film_that_was_cut(frames, tmp_path):
+    (tmp_path / "grey").mkdir()
+    for number, frame in enumerate(frames[:8]):
+        cv2.imwrite(str(tmp_path / "grey" / f"{number}.png"), frame)  # one channel
+    assert (video(tmp_path / "grey", tmp_path / "o1", "none", 50, show=False).trace.state
+            == SEEN).all()
+    to = cv2.VideoWriter(str(tmp_path / "cut.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 50.0,
+                         frames[0].shape[::-1])
+    for frame in frames[:12]: to.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
+    to.release()
+    whole = (tmp_path / "cut.avi").read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[:len(whole) * 6 // 10])
+    outcome = video(tmp_path / "cut.avi", tmp_path / "o2", "none", show=False)
+    assert 0 < len(outcome.trace) < 12 and any("promises" in note for note in outcome.notes)
+
+
 KILL = """
 import sys
 from mfdan.video.video import video
-video(sys.argv[1], sys.argv[2], fps=10)
+video(sys.argv[1], sys.argv[2], "none", fps=10)
 """
 
 
@@ -113,12 +187,33 @@ def test_killed_and_started_again_it_says_the_same(film, tmp_path):
     run.wait()
     assert first.exists()
     kept = first.stat().st_mtime_ns
-    again = video(film, tmp_path / "killed", fps=10, show=False)
-    whole = video(film, tmp_path / "whole", fps=10, show=False)
+    again = video(film, tmp_path / "killed", "none", fps=10, show=False)
+    whole = video(film, tmp_path / "whole", "none", fps=10, show=False)
     assert again.events == whole.events and again.spans == whole.spans
     assert first.stat().st_mtime_ns == kept
     for name in ("events.csv", "events.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_apexes_that_nobody_annotated_are_spotted_by_a_command(film, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MFDAN_CACHE", str(tmp_path / "cache"))
+    event = next(event for event in truth_of(film) if event["kind"] == "micro")
+    numbers = range(event["onset"], event["offset"] + 1)
+    from mfdan.data.clips import make_table
+    from mfdan.data.root import Reading
+    from mfdan.results.study import Study
+    files = {n: film / f"{n:06d}.jpg" for n in numbers}
+    clips = make_table([dict(database="SMIC-HS", subject="s01", name="a", emotion="negative",
+                             onset=event["onset"], apex=event["onset"] + 1, offset=event["offset"],
+                             apex_source="middle", frames=files)])
+    monkeypatch.setattr(Study, "reading", Reading(clips, clips[:0]))
+    said = []
+    for apex in ("middle", "spotted"):
+        assert main(["prepare", "--corpus", str(film.parent), "--method", "ststnet", "--workers",
+                     "1", "--apex", apex]) == 0
+        folder = Path(capsys.readouterr().out.split()[-1])
+        said.append((folder / "clips.csv").read_text())
+    assert "middle" in said[0] and "spotted" in said[1] and said[0] != said[1]
 
 
 LAYOUTS = [more.write_casme_sq,

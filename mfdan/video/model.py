@@ -125,7 +125,7 @@ LIMITS = (
 def notices(corpus: str) -> list[str]:  # the sentences, the most important first
     "What stands on every output of a model of a corpus."
     if corpus == "licensed": return [CANNOT]
-    return [f"This model was trained on synthetic faces (the embedded corpus {corpus!r}): "
+    return [f"A demonstration, trained on synthetic faces (the embedded corpus {corpus!r}): "
             "what it says of a real face means nothing.", CANNOT]
 
 # %% ../../nbs/video/05_model.ipynb #cdcb4e35

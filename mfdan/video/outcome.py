@@ -8,8 +8,7 @@ __all__ = ['SLOW', 'FAST_ENOUGH', 'FIELD', 'CONSENT', 'WORDS', 'stretches', 'spa
 
 # %% ../../nbs/video/10_outcome.ipynb #4a163139
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from ..core.files import write_atomic
-from .events import counted_video, event_table, write_submission
+from .events import NOTHING, counted_video, event_table, write_submission
 from .model import CANNOT
 from .reel import Reel
 from .regions import GROUPS
@@ -124,13 +123,14 @@ class Outcome:
     events: list[dict]  # of `event_rows`
     spans: list[dict]
     notes: list[str]
+    model: list[str] = field(default_factory=list)  # whose the classes are, and what it is
 
     def __str__(self) -> str:
         kinds = [row["kind"] for row in self.events]
         lines = [f"{self.reel.name}: {len(self.trace)} frames at {self.reel.rate:g} a second; "
                  f"{kinds.count('micro')} micro- and {kinds.count('macro')} macro-expressions"]
         lines += [event_line(row) for row in self.events]
-        return "\n".join([*lines, *self.notes, *WORDS])
+        return "\n".join(dict.fromkeys([*lines, *self.notes, *self.model, *WORDS]))
 
 
 def event_line(row: dict) -> str:
@@ -158,15 +158,15 @@ def challenge_tables(name: str, outcome: Outcome) -> tuple[pd.DataFrame, pd.Data
     videos = pd.DataFrame([counted_video(video_id, outcome.reel.rate, last - first + 1, first)])
     rows = [dict(video_id=video_id, kind=row["kind"], emotion=row["label"],
                  **{key: row[key] for key in ("onset", "apex", "offset")})
-            for row in outcome.events]
+            for row in outcome.events if row["label"] != NOTHING]
     return event_table(rows, videos), videos
 
 
-def write_files(outcome: Outcome, folder: Path, model: Sequence[str] = ()) -> None:
-    "`events.json` and `events.csv`."
+def write_files(outcome: Outcome, folder: Path) -> None:
+    "`events.json` and `events.csv`; what a model took back is in the first alone."
     said = dict(video=outcome.reel.name, rate=outcome.reel.rate, frames=len(outcome.trace),
-                words=list(WORDS), model=list(model), notes=outcome.notes, events=outcome.events,
-                spans=outcome.spans)
+                words=list(WORDS), model=outcome.model, notes=outcome.notes,
+                events=outcome.events, spans=outcome.spans)
     write_atomic(folder / "events.json", json.dumps(said, indent=1, ensure_ascii=False) + "\n")
     events, videos = challenge_tables(Path(outcome.reel.name).stem, outcome)
-    write_submission(folder / "events.csv", events, videos, apex=True)
+    write_submission(folder / "events.csv", events, videos, True, " ".join(outcome.model))

@@ -58,12 +58,12 @@ def time_line(outcome: Outcome) -> Figure:
     "Motion of all groups, and the spans."
     moments = outcome.trace.moments - outcome.trace.moments[0]
     seconds = max(float(moments[-1]), 0.1)
+    names = [name for name in SHADES if any(span["what"] == name for span in outcome.spans)]
     figure, axes = plt.subplots(len(GROUPS) + 1, sharex=True, figsize=(10, 5),
                                 layout="constrained",
-                                height_ratios=[1] * len(GROUPS) + [1.6])
+                                height_ratios=[1] * len(GROUPS) + [0.1 + 0.3 * len(names)])
     for ax, (group, curve) in zip(axes, group_motion(outcome.found).items()):
         draw_motion(ax, curve, outcome, group, seconds)
-    names = [name for name in SHADES if any(span["what"] == name for span in outcome.spans)]
     last = plain_axes(axes[-1], (1, 1), xlabel="seconds", xlim=(0, seconds),
                       ylim=(max(len(names), 1) - 0.5, -0.5))
     for span in outcome.spans:
@@ -73,7 +73,7 @@ def time_line(outcome: Outcome) -> Figure:
     last.set_yticks(range(len(names)), names)
     axes[0].set_title("motion against rest, distances between the eyes (drawn up to 0.06); "
                       + ", ".join(f"{kind}: {colour}" for kind, colour in
-                                  (("micro", "red"), ("macro", "blue"))), fontsize=8)
+                                  (("micro", "red"), ("macro", "blue"))), fontsize=8, loc="left")
     return figure
 
 # %% ../../nbs/video/11_page.ipynb #4fb428c6
@@ -169,7 +169,8 @@ def page_of(
     sections = [event_section(row, event_drawings(row, pictures, model)) for row in outcome.events
                 if row["number"] in shown]
     said, name = html.escape, html.escape(outcome.reel.name)
-    card = [] if model is None else model_lines(model.card)
+    whose, notices = ([], []) if model is None else (model_lines(model.card)[:2],
+                                                     model.card["notices"])
     less = f"Pictures of the {MOST_SHOWN} largest events are shown." \
         if len(order) > MOST_SHOWN else ""
     return "\n".join([
@@ -177,8 +178,8 @@ def page_of(
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f"<title>mfdan: {name}</title><style>{STYLE_OF_VIDEO}</style>",
         f"<header><h1>{name}</h1></header>",
-        *(f'<p class="notice">{said(words)}</p>' for words in dict.fromkeys([*WORDS, *card])),
-        *(f"<p>{said(note)}</p>" for note in [*outcome.notes, less] if note),
+        *(f'<p class="notice">{said(words)}</p>' for words in dict.fromkeys([*notices, *WORDS])),
+        *(f"<p>{said(note)}</p>" for note in [*outcome.notes, *whose, less] if note),
         f'<div class="line">{picture_tag("time line", time_line(outcome))}</div>',
         summary_table(outcome), *sections,
         f'<p class="stamp">mfdan, {time.strftime("%Y-%m-%d")}</p></html>'])

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Picture', 'DO', 'FAR', 'PARTS', 'PAGE', 'as_frame', 'read_pair', 'head_moved', 'cut', 'prepare_settings', 'arrays_of',
-           'one_clip', 'check_two', 'says', 'Recognition', 'model_lines', 'drawings', 'show_chances', 'png_of', 'sheet',
-           'picture_tag', 'page', 'is_embedded', 'check_page', 'write_page', 'recognise']
+           'one_clip', 'check_two', 'demonstration', 'judge_of', 'says', 'Recognition', 'model_lines', 'drawings',
+           'show_chances', 'png_of', 'sheet', 'picture_tag', 'page', 'is_embedded', 'check_page', 'write_page',
+           'recognise']
 
 # %% ../../nbs/video/06_recognise.ipynb #358d5c4e
 import base64
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from ..core.config import AlignConfig, FlowConfig, PrepareConfig
-from ..core.files import write_atomic
+from ..core.files import asset, write_atomic
 from ..core.places import place_in_words, refuse_taken
 from ..core.private import keep_private
 from ..core.refuse import Refused
@@ -142,6 +143,19 @@ def check_two(model: Model) -> None:
         if name not in PARTS:
             raise ValueError(f"{model.card['title']} sees {name!r}, which two pictures do not "
                              "give: take a model of another method")
+
+# %% ../../nbs/video/06_recognise.ipynb #be819f0b
+def demonstration() -> Path:
+    "The folder of the model that ships with the package."
+    return asset("demonstration/card.json").parent
+
+
+def judge_of(folder: Path | str | None = None) -> Model:  # the demonstration if not given
+    "A model that two pictures are enough for."
+    model = load_model(demonstration() if folder is None else folder)
+    check_two(model)
+    prepare_settings(model.card)  # refuses before anything is watched
+    return model
 
 # %% ../../nbs/video/06_recognise.ipynb #04592c12
 def says(
@@ -291,13 +305,12 @@ def write_page(verdict: Recognition, out: Path) -> None:
 # %% ../../nbs/video/06_recognise.ipynb #f69c4596
 def recognise(
     onset: Picture, apex: Picture,
-    model: Model | Path | str,  # or its folder
+    model: Model | Path | str | None = None,  # or its folder; the demonstration if not given
     out: Path | str | None = None,  # a new file, .html or .png
     database: str = ABLATED,  # whose crop rule applies
 ) -> Recognition:
     "Class, probabilities and reasons of two pictures of a face."
-    model = model if isinstance(model, Model) else load_model(model)
-    check_two(model)
+    model = model if isinstance(model, Model) else judge_of(model)
     if out is not None:
         out = Path(out).expanduser()
         check_page(out, model, (onset, apex))

@@ -151,7 +151,7 @@ def peaks_of(
                          distance=max(1, round(config.shortest * rate)))
     for apex in tops.tolist():
         onset, offset = (boundary(height, apex, step, config.share) for step in (-1, 1))
-        found.append((onset, apex, offset, float(height[apex])))
+        if onset < apex < offset: found.append((onset, apex, offset, float(height[apex])))
     return found
 
 # %% ../../nbs/video/07_spot.ipynb #7f5e7f30
