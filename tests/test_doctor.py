@@ -14,7 +14,7 @@ import pytest
 
 from mfdan import cli
 from mfdan.core import files
-from mfdan.core.terminal import EXIT, CommandParser, exits
+from mfdan.core.terminal import EXIT, CommandParser, exits, stopped
 from mfdan.data import effort
 from mfdan.results import doctor
 from mfdan.results.verify import Verdict
@@ -280,7 +280,7 @@ def statuses(function) -> set[int]:
 
 def test_every_status_is_in_the_table_and_the_table_in_help_and_readme(ask):
     actions = [action for action, *_ in cli.COMMANDS.values()]
-    used = set().union(*map(statuses, (cli.main, cli.stopped, CommandParser.error,
+    used = set().union(*map(statuses, (cli.main, stopped, CommandParser.error,
                                        Verdict.code.fget, *actions)))
     assert used == EXIT.keys()
     assert ask("--help")[1].endswith(exits())
