@@ -21,8 +21,10 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
         for name, value in attributes:
-            if name == "id" or name == "name" and tag == "a": self.anchors.add(value)
-            elif name in GOES and value: self.targets.append(value)
+            if name == "id" or name == "name" and tag == "a":
+                self.anchors.add(value)
+            elif name in GOES and value:
+                self.targets.append(value)
             elif name == "srcset" and value:
                 self.targets += [part.split()[0] for part in value.split(",")]
 
@@ -41,8 +43,10 @@ def broken(site: Path) -> list[str]:
             if not to.path: goal = name
             if goal not in files: goal = os.path.normpath(os.path.join(goal, "index.html"))
             where = f"{name}: links to {target}"
-            if to.path.startswith("/"): found.append(f"{where}, which no copy of the site has")
-            elif goal not in files: found.append(f"{where}, which is not there")
+            if to.path.startswith("/"):
+                found.append(f"{where}, which no copy of the site has")
+            elif goal not in files:
+                found.append(f"{where}, which is not there")
             elif goal in pages and unquote(to.fragment) not in pages[goal].anchors:
                 found.append(f"{where}, whose page has no such anchor")
     return found

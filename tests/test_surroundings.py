@@ -68,7 +68,8 @@ def test_a_corpus_of_an_older_version_is_left_alone(home, monkeypatch):
     older.mkdir(parents=True)
     (older / "mfdan-corpus.json").write_text('{"corpus": "quick", "version": 1}')
     monkeypatch.setenv("MFDAN_CACHE", str(home))
-    monkeypatch.setattr(write, "fill", lambda inside, *how: write_atomic(inside / write.MARKER, "{}"))
+    monkeypatch.setattr(
+        write, "fill", lambda inside, *how: write_atomic(inside / write.MARKER, "{}"))
     assert write.embedded_corpus("quick").name == f"quick-0-v{VERSION}"
     assert [path.name for path in older.iterdir()] == ["mfdan-corpus.json"]
 
