@@ -270,7 +270,8 @@ def check_root(
     start = time.perf_counter()
     reading, videos = clips_under(root, apex_index, corrections), read_videos(root, corrections)
     if reading.clips.empty and videos.videos.empty: raise FileNotFoundError("\n".join([
-        f"no clip was found under {roots_in_words(root)}", reading.summary(), "What was looked for:",
+        f"no clip was found under {roots_in_words(root)}", reading.summary(),
+        "What was looked for:",
         *(f"  {looked_for(record)}" for record in databases().values())]))
     clips, digests = reading.clips, key_digests(reading.clips)
     parts = describe(clips, digests), check_counts(clips), own_counts(clips), estimate(clips)
