@@ -20,7 +20,7 @@ EXTRAS = {
     "faces": Extra("faces in pictures and videos, found or made up: `mfdan prepare`, `video`",
                    ("cv2", "dlib", "face_recognition_models")),
     "notebooks": Extra("tables, figures and report: `mfdan reproduce`, JupyterLab",
-                       ("papermill", "nbclient", "nbconvert", "nbformat", "ipykernel", "jupyterlab",
+                       ("papermill", "nbclient", "nbconvert", "nbformat", "ipykernel", "jupyterlab", "ipywidgets",
                         "seaborn", "skimage")),
     "gpu": Extra("TV-L1 in kernels, on a CUDA device", ("triton",)),
     "dask": Extra("folds on a cluster: `mfdan loso --backend dask`",
