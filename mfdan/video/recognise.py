@@ -97,7 +97,10 @@ def cut(
         if align.per_frame: crops[name] = crop
     notes = [crops["onset"].note]
     if record_of(database).crop.how == "landmarks":
-        notes.append(head_moved(frames, crops["onset"]))
+        try:
+            notes.append(head_moved(frames, crops["onset"]))
+        except tuple(DO) as fault:
+            raise ImageError(f"one of the two: {fault}; {DO[type(fault)]}") from fault
     return crops, [note for note in notes if note]
 
 # %% ../../nbs/video/06_recognise.ipynb #5c209e14
