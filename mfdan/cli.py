@@ -132,7 +132,7 @@ def run_config(args: argparse.Namespace) -> RunConfig:
          arg("--method", metavar="NAME|FILE:CLASS", type=word,
              help="what this method sees, in place of what MFDAN sees"),
          arg("--apex", choices=("middle", "spotted"), default="middle",
-             help="of clips without an annotated one, such as SMIC's (default: middle)"),
+             help="of clips without an annotated one (default: middle)"),
          example="--corpus quick --workers 4", kept=KEPT)
 def do_prepare(args) -> None:
     from mfdan.results.study import Study

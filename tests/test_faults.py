@@ -146,7 +146,6 @@ CASES |= {
     "choose: of licensed data": ("choose", ["--corpus", "."], "--corpus"),
     "choose: an unknown size": ("choose", ["--size", "huge"], "huge"),
     "choose: no workers": ("choose", ["--workers", "0"], "workers"),
-    "recognise: no model": ("recognise", ["a.png", "b.png"], "--model"),
     "recognise: one picture": ("recognise", ["a.png", "--model", "m"], "apex"),
     "clean: what there is not": ("clean", ["--kind", "everything"], "everything"),
     "clean: of tomorrow": ("clean", ["--older", "-1"], "older"),

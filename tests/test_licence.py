@@ -612,7 +612,8 @@ def the_walk(data: Path, onset: Path, apex: Path) -> list[tuple[list[str], int]]
         (see, 0), (["choose", *run], 2), (["corpus", "quick", "--to", str(data)], 1),
         (["film", "film.mp4", "--seconds", "0.5", "--fps", "20", "--width", "128"], 0),
         ([*watch, "nbs/video"], 1), ([*watch, f"{SHOWN}/video"], 0), (["spot", str(data)], 1),
-        (["doctor"], 0), (["clean", "--kind", "unfinished", "--yes"], 0)]
+        (["doctor"], 0), (["completion", "bash"], 0),
+        (["clean", "--kind", "unfinished", "--yes"], 0)]
 
 
 def test_the_walk_leaves_out_no_command_and_no_product():

@@ -63,7 +63,7 @@ def exits() -> str:
     "The same, as a help ends with it."
     return "exit status:\n" + "".join(f"  {status:<3} {text}\n" for status, text in EXIT.items())
 
-# %% ../../nbs/core/12_terminal.ipynb #06742151
+# %% ../../nbs/core/12_terminal.ipynb #f9225d8a
 def stopped(kept: str) -> int:  # the exit status
     "Leave no process behind, and say what is kept."
     from mfdan.core.workers import stop_workers
