@@ -106,7 +106,7 @@ def cut(
 # %% ../../nbs/video/06_recognise.ipynb #5c209e14
 def prepare_settings(card: dict) -> PrepareConfig:
     "How the clips of a model were prepared."
-    said = card["prepare"]
+    said = card.get("prepare")
     if card.get("stage") != STAGE or not said:
         raise ValueError(f"this model's clips were prepared by another version (stage "
                          f"{card.get('stage')}, this mfdan has {STAGE}): fit it again")
