@@ -119,6 +119,7 @@ def file_faults(said: Mapping) -> str:  # what is wrong, and what to do; "" if n
         return "its classes are not all names; write [\"negative\", ...]"
     if strange := {*said} - {*wanted, "composite"}:
         return f"it says {', '.join(sorted(strange))}, which nobody reads; remove it"
+    if not said["labels"]: return "it names no database; write [labels.NAME] for each"
     for database, labels in said["labels"].items():
         if database not in databases():
             return f"nobody knows a database {database!r}; it is one of {', '.join(databases())}"
