@@ -183,7 +183,8 @@ def prepare(
             return prepare(clips, config, cache, arrays, workers, progress)  # frames changed
         table = sound_clips(clips, jobs, store, log)
         meta = {"size": config.size, "factors": list(config.factors), "key": key,
-                "keys": array_keys(table, jobs), "settings": asdict(config), "stage": STAGE,
+                "keys": array_keys(table, jobs), "asked": list(arrays),
+                "settings": asdict(config), "stage": STAGE,
                 "corpus": "+".join(sorted(set(table.corpus))),
                 "versions": {**versions("numpy", "torch", "mfdan"), "opencv": cv2.__version__}}
         write_prepared(folder, table, rows_of(table, jobs, store), log.table(), meta)
