@@ -52,7 +52,11 @@ def lacking(needs: list) -> list[str]:  # of `requirements`
 
 def installed() -> list[Answer]:
     "What the package needs always, and for each extra."
-    asked = requirements()
+    try:
+        asked = requirements()
+    except ModuleNotFoundError as gone:  # what reads them is needed, too
+        name = gone.name.partition(".")[0]
+        return [Answer("needed", f"what it is cannot be read without {name}", f"pip install {name}")]
     if not asked: return [Answer("mfdan", "is not installed; it runs from its folder",
                                  "make env, or pip install this folder, names what it needs")]
     gone = lacking(asked[""])
