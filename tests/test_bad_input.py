@@ -1,7 +1,10 @@
 """Every command, where what it is given or where it runs is not as it should be: one line each."""
 import ctypes
 import io
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mfdan import cli
-from mfdan.core.files import write_atomic
+from mfdan.core.files import project_root, write_atomic
 from mfdan.core.terminal import DEFECT
 from mfdan.results.study import planted_study
 
@@ -145,9 +148,9 @@ def test_a_terminal_that_is_none(home, where, words):
     "To the very end of the process, where Python flushes what is left."
     how, status = OUTPUTS[where]
     code = "import sys; from mfdan.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", f'"$@" {how}', "bash", sys.executable, "-c",
-                           code, *words.split()], stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, timeout=60, check=False)
+    shell = ["bash", "-o", "pipefail", "-c", f'"$@" {how}', "bash"]
+    done = subprocess.run([*shell, sys.executable, "-c", code, *words.split()], check=False,
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert done.returncode == status and done.stdout == "", done
     if status: one_line(done.stderr)
     else: assert done.stderr == ""
@@ -233,6 +236,7 @@ def test_a_corpus_that_another_run_wrote_meanwhile_is_kept(home, monkeypatch, ca
     assert [path.name for path in to.parent.iterdir()] == ["corpus"]
 
 
+@pytest.mark.slow
 def test_two_trainings_at_once_give_what_one_gives(home, capsys):
     "Each in a process of its own, over one store of an older version."
     study = planted_study(home / "study", 3, databases=("SAMM",))
@@ -247,3 +251,30 @@ def test_two_trainings_at_once_give_what_one_gives(home, capsys):
         assert one.returncode == 0 and "0 failed" in out, err
     assert cli.main(words) == 0 and " 0 trained" in capsys.readouterr().out
     assert before.items() <= contents(home / "cache").items()
+
+
+# -- and what is right --------------------------------------------------------------------------
+
+PAGES = ("README.md", "CONTRIBUTING.md", "nbs/start.ipynb", "nbs/index.ipynb", "nbs/one_page.ipynb",
+         "nbs/add_a_method.ipynb")
+
+
+def said_to_be_typed() -> list[str]:
+    "Every command of mfdan in the pages that people begin with, without its comment."
+    found = []
+    for name in PAGES:
+        file = project_root() / name
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".ipynb":
+            text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+        found += re.findall(r"`(mfdan [^`\n]+)`", text)
+        found += re.findall(r"^(?:\.venv/bin/)?(mfdan [^#\n]+)", text, re.M)
+    return sorted({line.strip() for line in found})
+
+
+@pytest.mark.parametrize("line", said_to_be_typed())
+def test_what_the_pages_say_can_be_typed(line):
+    name, *words = shlex.split(line)[1:]
+    if name in ("COMMAND", "--help", "--version"): return
+    assert name in cli.COMMANDS
+    if words: cli.make_parser().parse_args([name, *words])
