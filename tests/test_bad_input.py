@@ -152,8 +152,10 @@ def test_a_terminal_that_is_none(home, where, words):
     done = subprocess.run([*shell, sys.executable, "-c", code, *words.split()], check=False,
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert done.returncode == status and done.stdout == "", done
-    if status: one_line(done.stderr)
-    else: assert done.stderr == ""
+    if status:
+        one_line(done.stderr)
+    else:
+        assert done.stderr == ""
 
 
 CAPSET, ABOVE_PERMISSIONS = 126, 0b110  # of x86-64 Linux; CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
@@ -193,9 +195,12 @@ def test_a_folder_without_permission_is_a_line(home, monkeypatch, capsys, name, 
     got = as_anybody(lambda: status_of(name, asked))
     out, err = capsys.readouterr()
     assert got in status, err
-    if name == "doctor": assert "to be mended: cache" in out and err == "", out
-    elif name == "clean": assert err == "" or out == "", out + err
-    else: one_line(out + err)
+    if name == "doctor":
+        assert "to be mended: cache" in out and err == "", out
+    elif name == "clean":
+        assert err == "" or out == "", out + err
+    else:
+        one_line(out + err)
     assert not [*closed.iterdir()] and not [path for path in home.rglob("*") if path.is_file()]
 
 
