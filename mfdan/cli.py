@@ -276,8 +276,7 @@ def do_certificate(args) -> int:
          example="--method ststnet --to model")
 def do_fit(args) -> None:
     from mfdan.results.study import Study
-    from mfdan.video.model import fit
-    from mfdan.video.nothing import fit_with_nothing
+    from mfdan.video.fit import fit, fit_with_nothing
     study, how = Study(run_config(args)), (args.method, args.device)
     say(fit_with_nothing(study, args.to, args.nothing, *how) if args.nothing
         else fit(study, args.to, *how))

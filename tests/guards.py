@@ -6,6 +6,7 @@ Each finding is one line: which file, what to do.
 """
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import statistics
@@ -223,8 +224,55 @@ def readme(root: Path) -> list[str]:
     return module.disagreements(root)
 
 
+TEXTS = {".py", ".md", ".ini", ".toml", ".yml", ".cff", ".txt", ".sh", ".json", ".csv", ".tex",
+         ".html", ".svg", ".ipynb", ""}
+EVERYBODYS = {"/", "/home", "/opt", "/srv", "/usr", "/usr/src", "/usr/local", "/var", "/mnt"}
+
+
+def folders_of_a_machine(root: Path) -> str:  # a pattern
+    "Homes, what temporary names look like, and what lies around this checkout and its cache."
+    temporary = re.escape(tempfile.gettempdir())
+    around = {str(Path.home()), *map(str, root.parents)}
+    if cache := os.environ.get("MFDAN_CACHE"): around.add(str(Path(cache).parent))
+    around = {folder for folder in around - EVERYBODYS if not re.match(temporary, folder)}
+    homes = r"(?<![\w.])/(?:home|Users)/\w+/"
+    return "|".join([homes, rf"{temporary}/(?:tmp|pytest-)\w", *(
+        rf"(?<![\w.)\]}}/]){re.escape(folder)}/\w" for folder in sorted(around))])
+
+
+def texts(root: Path) -> list[Path]:
+    "What is committed and can be read."
+    made = [path for path in root.iterdir() if path.is_file()]
+    for folder in ("nbs", "mfdan", "tests", ".ci", "paper_figures/synthetic"):
+        made += [path for path in (root / folder).rglob("*") if path.is_file()]
+    return sorted(path for path in made if path.suffix in TEXTS and path.name != ".git"
+                  and not {"__pycache__", ".ipynb_checkpoints"} & set(path.parts))
+
+
+def private(root: Path) -> list[str]:
+    "No committed text, and no stored output, names a folder of somebody's machine."
+    pattern, found = re.compile(folders_of_a_machine(root)), []
+    for path in texts(root):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found += [f"{path.relative_to(root)}: names {text[at.start():at.end() + 20].split()[0]}, a "
+                  "folder of one machine; show what is below it, and run the notebook again"
+                  for at in list(pattern.finditer(text))[:1]]
+    return found
+
+
+def unique_cells(root: Path) -> list[str]:
+    "Every cell of a notebook has an id of its own."
+    found = []
+    for path in house.notebooks(root):
+        ids = [cell.get("id") for kind in ("code", "markdown", "raw") for cell in cells(path, kind)]
+        twice = sorted({str(name) for name in ids if ids.count(name) > 1})
+        if twice: found.append(f"{path.relative_to(root)}: cells share the id {', '.join(twice)}; "
+                               "give one of each another")
+    return found
+
+
 GUARDS = (places, paper_notebooks, drift, *guards_of_modules.GUARDS, tested, pages, plain_lines,
-          links, readme)
+          links, readme, private, unique_cells)
 
 
 def main(root: Path = ROOT) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from mfdan import cli
 from mfdan.core import files
+from mfdan.core.extras import EXTRAS
 from mfdan.core.terminal import EXIT, CommandParser, exits, stopped
 from mfdan.data import effort
 from mfdan.results import doctor
@@ -110,14 +111,24 @@ def test_what_is_missing_is_named_with_what_it_is_for(cache, ask, monkeypatch):
     assert "to be mended: needed, landmarks" in said
 
 
-def test_a_bare_python_is_told_what_it_lacks(cache):
-    code = ("import sys; sys.modules |= dict.fromkeys(['torch', 'numpy', 'pandas', 'cv2', 'dlib']);"
+BARE = {  # what is not there -> what is to be mended, what is said of it
+    ("torch", "numpy", "pandas", "cv2", "dlib"):
+        ("OpenCV, landmarks, torch, GPU, Triton", "pip install torch"),
+    ("packaging",): ("needed", "pip install packaging"),
+    tuple(name for extra in EXTRAS.values() for name in extra.modules):
+        ("OpenCV, landmarks", "pip install 'mfdan[faces]'"),
+}
+
+
+@pytest.mark.parametrize("gone", BARE, ids=lambda gone: gone[0])
+def test_a_bare_python_is_told_what_it_lacks(cache, gone):
+    code = (f"import sys; sys.modules |= dict.fromkeys({gone!r});"
             "from mfdan.cli import main; sys.exit(main(['doctor']))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
                           check=False)
+    wrong, says = BARE[gone]
     assert (done.returncode, done.stderr) == (1, ""), done.stderr
-    assert done.stdout.endswith("to be mended: OpenCV, landmarks, torch, GPU, Triton\n")
-    assert "pip install torch" in done.stdout
+    assert done.stdout.endswith(f"to be mended: {wrong}\n") and says in done.stdout, done.stdout
 
 
 def test_a_full_disk(cache, ask, monkeypatch):

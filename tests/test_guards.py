@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import guards
@@ -350,3 +351,33 @@ def test_all_that_is_wrong_is_printed_with_the_figures(house, capsys):
     assert said[0].startswith(PAPER) and said[-1] == "guards: 1 findings in 3 notebooks"
     assert said[-2] == ("2 definition cells: median 1 lines (at most 12), 0.0% over 25 (at most "
                         "5%), 100% followed by a look or a test (at least 70%)")
+
+
+def output(text):
+    "A notebook whose stored output says something."
+    shown = {"output_type": "stream", "name": "stdout", "text": [text]}
+    return notebook("#| default_exp data.units",
+                    {"source": ["print(folder)"], "outputs": [shown]}, "assert True")
+
+
+@pytest.mark.parametrize("folder", [
+    Path.home() / "mine", Path(tempfile.gettempdir()) / "tmpa1b2", ROOT, ROOT.parent / "cache",
+    Path("/home") / "somebody/film.mp4"], ids=str)
+@pytest.mark.parametrize("name, made", [
+    ("nbs/data/00_units.ipynb", output), ("README.md", str), (".ci/env.sh", str)])
+def test_a_folder_of_one_machine_is_found(house, monkeypatch, name, made, folder):
+    write(house / name, made(f"written to {folder}/x\n"))
+    around = guards.folders_of_a_machine(ROOT)  # the planted house lies elsewhere
+    monkeypatch.setattr(guards, "folders_of_a_machine", lambda root: around)
+    check(house, guards.private, lambda root: None, f"{name}: names {folder}"[:40])
+
+
+def test_what_only_looks_like_a_folder_of_one_machine_passes(house):
+    write(house / "README.md", f"~/databases, /usr/bin/env, {tempfile.gettempdir()}, nbs/home/a/b, "
+                               f"https://example.org{Path.home()}/a, /nowhere\n")
+    assert guards.private(house) == []
+
+
+def test_two_cells_of_one_id_are_found(house):
+    edited(LOSSES, '"id": "c1"', '"id": "c2"')(house)
+    check(house, guards.unique_cells, lambda root: None, f"{LOSSES}: cells share the id c2")

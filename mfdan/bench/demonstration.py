@@ -16,8 +16,8 @@ from ..core.files import (
     asset, atomic_folder, cache_root, discard, stable_hash, write_atomic)
 from ..corpus.footage import film_video, write_video
 from ..results.study import Study
+from ..video.fit import fit_with_nothing
 from ..video.model import Model, load_model
-from ..video.nothing import fit_with_nothing
 
 # %% ../../nbs/bench/14_demonstration.ipynb #93035c80
 TAUGHT = FilmSet("taught", tuple(range(2000, 2006)), 20, CROWDED, neutral=2, fps=50)

@@ -142,7 +142,10 @@ def atomic_folder(
         for path in (*temporary.rglob("*"), temporary): force(path)
         try:
             temporary.rename(folder)
-        except OSError:
+        except OSError as error:
+            if not complete and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise FileExistsError(f"{folder} is not empty: another run was faster, and what "
+                                      "it wrote is kept") from error
             if not complete or not (folder / complete).exists(): raise
         force(folder.parent)
     finally: shutil.rmtree(temporary, ignore_errors=True)

@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from ..core.config import one_of
 from ..core.files import atomic_file, atomic_folder, write_atomic
-from ..core.places import place_in_words
+from ..core.places import place_in_words, refuse_closed
 from ..core.refuse import whole
 from .expression import Moved, Turn, gaze, motion_between, new_habit, surface_of
 from .head import surface
@@ -172,6 +172,7 @@ def check_new_video(to: Path) -> None:
     for name in (to, to.with_suffix(".json") if to.suffix else to):
         if os.path.lexists(name):
             raise FileExistsError(f"{name} exists: choose another name for the video")
+    refuse_closed(to)
 
 
 def write_video(footage: Footage, to: Path | str) -> Path:  # where it lies

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ABOUT', 'key_digests', 'fingerprint', 'describe', 'video_print', 'describe_videos', 'counts_table', 'own_counts',
            'Report', 'verdict_of', 'looked_for', 'not_found', 'corrected_cells', 'about_videos', 'report_text',
-           'with_same', 'asked_counts', 'roots_in_words', 'check_root']
+           'with_same', 'asked_counts', 'check_root']
 
 # %% ../../nbs/data/19_check.ipynb #df9a5e12
 import hashlib
@@ -25,7 +25,7 @@ from .images import open_image
 from .problems import LEFT_OUT, Log, name_same
 from .protocols import CLASSES, MEGC2019, check_counts, with_labels
 from .registry import databases
-from .root import Reading, clips_under
+from .root import Reading, clips_under, nothing_found, roots_in_words
 from .spotting import event_counts
 from .videos import Videos, read_videos, video_tables
 
@@ -254,12 +254,6 @@ def asked_counts(clips: pd.DataFrame, protocol: str | None) -> pd.DataFrame:  # 
     return pd.crosstab(labelled.database, labelled.label).rename_axis(index=None, columns=None)
 
 
-def roots_in_words(root) -> str:
-    "A root, or several, as a reader writes them."
-    if isinstance(root, (str, Path)): return str(root)
-    return ", ".join(map(str, root.values() if isinstance(root, Mapping) else root))
-
-
 def check_root(
     root: Path | list[Path] | Mapping[str, Path],  # one root, several, or database -> its root
     apex_index: Path | None = None,  # published apexes, for databases that have none
@@ -269,10 +263,11 @@ def check_root(
     "Is this copy of the databases complete, and is it the one that others have?"
     start = time.perf_counter()
     reading, videos = clips_under(root, apex_index, corrections), read_videos(root, corrections)
-    if reading.clips.empty and videos.videos.empty: raise FileNotFoundError("\n".join([
-        f"no clip was found under {roots_in_words(root)}", reading.summary(),
-        "What was looked for:",
-        *(f"  {looked_for(record)}" for record in databases().values())]))
+    if reading.clips.empty and videos.videos.empty:
+        problems = pd.concat([reading.problems, videos.problems])
+        looked = "\n".join(f"  {looked_for(record)}" for record in databases().values())
+        raise FileNotFoundError(nothing_found(
+            root, problems, f"no database was recognised\nWhat was looked for:\n{looked}"))
     clips, digests = reading.clips, key_digests(reading.clips)
     parts = describe(clips, digests), check_counts(clips), own_counts(clips), estimate(clips)
     return Report(roots_in_words(root), with_same(reading, digests), *parts, videos=videos,

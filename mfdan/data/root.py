@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['preference', 'annotations', 'marked', 'corpus_of', 'note_others', 'find_place', 'claimed', 'look_for', 'with_corpus',
-           'name_hidden', 'roots_of', 'that_exist', 'find_places', 'details_of', 'Reading', 'clips_under', 'read_root']
+           'name_hidden', 'roots_of', 'that_exist', 'find_places', 'details_of', 'Reading', 'roots_in_words',
+           'nothing_found', 'clips_under', 'read_root']
 
 # %% ../../nbs/data/16_root.ipynb #06a62333
 import os
@@ -259,6 +260,30 @@ class Reading:
             if len(rows) > most: lines.append(f"  ... and {len(rows) - most} more")
         return "\n".join(lines)
 
+# %% ../../nbs/data/16_root.ipynb #7bcc4a39
+def roots_in_words(root) -> str:
+    "A root, or several, as a reader writes them."
+    if isinstance(root, (str, Path)): return str(root)
+    return ", ".join(map(str, root.values() if isinstance(root, Mapping) else root))
+
+
+def nothing_found(
+    root: Path | list[Path] | Mapping[str, Path],
+    problems: pd.DataFrame,  # of a `Reading`
+    otherwise: str,  # what is said where nothing stood in the way
+    most: int = 3,  # files named of each reason, and reasons
+) -> str:
+    "That no clip was found, and why: a line where the reason is one."
+    rows, reasons = problems[problems.severity == LEFT_OUT], []
+    for (problem, mend), these in rows.groupby(["problem", "what_to_do"], sort=False):
+        files = list(these.file.drop_duplicates())
+        more = f" and {len(files) - most} more" if len(files) > most else ""
+        reasons.append(f"{problem} ({', '.join(files[:most])}{more}); {mend}".rstrip("; "))
+    if len(reasons) > most: reasons[most:] = [f"and {len(reasons) - most} other reasons"]
+    said = "".join(f"\n  {reason}" for reason in reasons)
+    if len(reasons) < 2: said = f" {(reasons or [otherwise])[0]}"
+    return f"no clip was found under {roots_in_words(root)}:{said}"
+
 # %% ../../nbs/data/16_root.ipynb #34516626
 def clips_under(
     root: Path | list[Path] | Mapping[str, Path],  # one root, several, or database -> its root
@@ -294,5 +319,6 @@ def read_root(
     reading = clips_under(root, apex_index, corrections, macro)
     if strict and len(reading.left_out): raise ValueError(f"strict: {reading.summary()}")
     if reading.clips.empty:
-        raise FileNotFoundError(f"no clip was found under {root}\n{reading.summary()}")
+        raise FileNotFoundError(nothing_found(root, reading.problems, "no database was recognised; "
+                                              "`mfdan check` says what it looks for"))
     return reading

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIED', 'ROOM', 'Answer', 'lacking', 'installed', 'at_hand', 'opencv_here', 'dlib_here', 'magnet_here', 'torch_here',
-           'gpu_here', 'triton_here', 'tried', 'disk', 'clips_of', 'cost', 'what_it_takes', 'doctor']
+           'gpu_here', 'triton_here', 'tried', 'disk', 'clips_of', 'cost', 'what_it_takes', 'held_in', 'doctor']
 
 # %% ../../nbs/results/33_doctor.ipynb #8da4e586
 import importlib.util
@@ -52,7 +52,11 @@ def lacking(needs: list) -> list[str]:  # of `requirements`
 
 def installed() -> list[Answer]:
     "What the package needs always, and for each extra."
-    asked = requirements()
+    try:
+        asked = requirements()
+    except ModuleNotFoundError as gone:  # what reads them is needed, too
+        name = gone.name.partition(".")[0]
+        return [Answer("needed", f"it cannot be read without {name}", f"pip install {name}")]
     if not asked: return [Answer("mfdan", "is not installed; it runs from its folder",
                                  "make env, or pip install this folder, names what it needs")]
     gone = lacking(asked[""])
@@ -153,7 +157,7 @@ ROOM = 500_000_000  # bytes that should be free: more than a run on the embedded
 def disk(cache: Path) -> list[Answer]:
     "Where results are kept, whether they can be, and how much more."
     there = cache.absolute()
-    while not there.exists(): there = there.parent
+    while not os.path.exists(there): there = there.parent
     free = shutil.disk_usage(there).free
     mend = ""
     if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
@@ -203,6 +207,14 @@ def what_it_takes() -> str:
             f"data\n{said}\n{cost(places).to_string(index=False)}")
 
 
+def held_in(cache: Path) -> str:
+    "What the cache holds, as far as that can be seen."
+    try:
+        return contents(scan(cache))
+    except PermissionError:
+        return "it may not be read"
+
+
 def doctor(tell: Callable[[str], None] = print) -> list[Answer]:  # what asks for a mend
     "Tell everything; first what is quick to find."
     here = [*at_hand(), *installed(), *disk(cache_root())]
@@ -210,7 +222,7 @@ def doctor(tell: Callable[[str], None] = print) -> list[Answer]:  # what asks fo
     tell("\nwhat runs")
     runs = [tried(about, *how) for about, how in TRIED.items()]
     for answer in runs: tell(answer)
-    tell(f"\nthe cache\n{contents(scan(cache_root()))}")
+    tell(f"\nthe cache\n{held_in(cache_root())}")
     wrong = [answer for answer in (*here, *runs) if answer.mend]
     names = [answer.about for answer in wrong]
     lacks = {"needed", "OpenCV", "torch"} & set(names)

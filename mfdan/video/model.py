@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['CANNOT', 'LIMITS', 'UNKNOWN', 'FORMAT', 'CARD', 'DATA', 'SCORE', 'AGAIN', 'everybody', 'learn', 'given',
            'probabilities', 'probe', 'notices', 'data_in_words', 'held_out_score', 'score_in_words', 'make_card',
-           'save_model', 'odd_field', 'read_card', 'as_tuples', 'settings_from', 'with_weights', 'Model', 'load_model',
-           'refuse_fitted', 'widest_scope', 'fit']
+           'save_model', 'odd_field', 'read_card', 'as_tuples', 'settings_from', 'with_weights', 'Model', 'load_model']
 
 # %% ../../nbs/video/05_model.ipynb #920b123b
 import hashlib
@@ -23,18 +22,12 @@ from torch import Tensor, nn
 
 from ..core.files import atomic_folder, read_json, stable_hash, write_atomic
 from ..core.places import place_in_words, refuse_taken
-from ..core.private import keep_private
 from ..core.provenance import commit, versions
-from ..core.refuse import Refused, asked
 from ..data.prepared import Prepared
-from ..data.protocols import MEGC2019
 from ..results.measured import with_interval
-from ..results.method_run import method_by, prepared_of
-from ..results.runs import variant
-from ..results.study import NotInCorpus, Study, holds_licensed, scopes_of
+from ..results.study import holds_licensed
 from ..scores.metrics import uf1
 from ..training.bank import Bank, Fold, FoldError
-from ..training.cluster import check_engine, chosen_device
 from ..training.epochs import diverged, one_epoch
 from ..training.fold import plain, repeatable, weights_bytes
 from ..training.memory import memory_in_words
@@ -311,40 +304,3 @@ def load_model(folder: Path | str) -> Model:
         raise ValueError(f"{folder}: this version of mfdan computes something else with these "
                          "weights than the one that fitted them: fit it again")
     return Model(folder, card, config, network)
-
-# %% ../../nbs/video/05_model.ipynb #89b4560d
-def refuse_fitted(method: Method) -> None:
-    "A model is saved without pickle, or not at all."
-    if not method.is_network:
-        raise Refused(f"{method.name} is no network: it could only be saved as a pickle, which "
-                      "this package neither writes nor reads; `mfdan methods` lists the networks")
-
-
-def widest_scope(prepared: Prepared) -> str:
-    "The composite where it is complete, or else the first database of the protocol."
-    scopes = scopes_of(prepared.clips.database)
-    if not scopes:
-        raise NotInCorpus(f"no clip here is of {', '.join(MEGC2019.databases)}: give some that are")
-    return scopes[-1] if scopes[-1] == "composite" else scopes[0]
-
-# %% ../../nbs/video/05_model.ipynb #6f4c30fa
-def fit(
-    study: Study,
-    to: Path | str,  # a new folder
-    method: str = "mfdan",  # its name, or the file that defines it
-    device: str = "auto",  # "auto", "cpu", "cuda", ...
-) -> Model:
-    "Train a method on all clips of a corpus and keep it as a model."
-    chosen, to, device = method_by(method), Path(to).expanduser(), chosen_device(device)
-    refuse_fitted(chosen)
-    refuse_taken(to)
-    with asked(): check_engine("local", None, device, None)
-    prepared = prepared_of(study, chosen)
-    if holds_licensed(prepared): keep_private(
-        to, "a model of licensed data", "does not go there: choose a private folder")
-    run = variant(study.run.profile, widest_scope(prepared), method=chosen.name)
-    fold = everybody(prepared, run)
-    network, statistics, _ = learn(prepared, fold, run, device)
-    score, network = held_out_score(study.store, prepared, run), network.cpu()
-    save_model(to, network, make_card(prepared, fold, run, score, network, statistics))
-    return load_model(to)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPOTTED', 'FOUR', 'WITH_NOTHING', 'EAGER', 'shares_nothing', 'negatives_in', 'negatives_of', 'with_negatives',
-           'usual_share', 'four_class_run', 'training_clips', 'fit_with_nothing']
+           'usual_share', 'four_class_run', 'training_clips']
 
 # %% ../../nbs/video/14_nothing.ipynb #2fe50a68
 from collections.abc import Mapping, Sequence
@@ -17,22 +17,14 @@ from numpy import ndarray
 
 from ..core.config import PrepareConfig
 from ..core.files import stable_hash
-from ..core.places import refuse_taken
-from ..core.private import keep_private
-from ..core.refuse import Refused, asked
+from ..core.refuse import Refused
 from ..data.images import ImageError
 from ..data.prepared import Prepared
 from ..data.protocols import CLASSES, MEGC2019, Protocol, register_protocol
-from ..results.method_run import method_by, prepared_of
 from ..results.runs import variant
-from ..results.study import Study, holds_licensed
-from ..training.cluster import check_engine, chosen_device
-from ..training.loso import run_loso
 from ..training.plan import Run
 from .events import NOTHING
 from .long import recordings_in
-from .model import (
-    Model, everybody, held_out_score, learn, load_model, make_card, refuse_fitted, save_model)
 from .recognise import PARTS, arrays_of, prepare_settings, read_pair
 from .reel import Reel
 from .spot import SpotConfig, spot_trace
@@ -134,28 +126,3 @@ def training_clips(prepared: Prepared, root: Path) -> Prepared:
                                "stage": prepared.meta.get("stage")})
     count = usual_share(prepared, len(recordings_in(Path(root).expanduser())[1]))
     return with_negatives(prepared, *negatives_of(root, config, count))
-
-# %% ../../nbs/video/14_nothing.ipynb #1e660244
-def fit_with_nothing(
-    study: Study,
-    to: Path | str,  # a new folder
-    root: Path | str,  # films, or recordings of a database
-    method: str = "ststnet",
-    device: str = "auto",
-    scored: bool = True,  # held out subject by subject, for the card
-) -> Model:
-    "Train a method on a corpus and on what a spotter finds where nothing is."
-    chosen, to, device = method_by(method), Path(to).expanduser(), chosen_device(device)
-    refuse_fitted(chosen)
-    refuse_taken(to)
-    with asked(): check_engine("local", None, device, None)
-    prepared = training_clips(prepared_of(study, chosen), Path(root))
-    if holds_licensed(prepared): keep_private(
-        to, "a model of licensed data", "does not go there: choose a private folder")
-    run = four_class_run(study.run.profile, chosen.name)
-    fold = everybody(prepared, run)
-    if scored: run_loso(prepared, [run], study.store, 1, device=device, progress=False)
-    network, statistics, _ = learn(prepared, fold, run, device)
-    score, network = held_out_score(study.store, prepared, run), network.cpu()
-    save_model(to, network, make_card(prepared, fold, run, score, network, statistics))
-    return load_model(to)
