@@ -228,7 +228,7 @@ def explained(
     if said.turning[max(0, first - 1):last + 2].any(): return True  # it would begin or end with it
     if group == "eyes" and times < 8 and said.glancing[span].any(): return True
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
-    if group != "brows" or not said.blinking[each["apex"]]: return False
+    if group != "brows" or said.blinking[span].mean() <= 0.5: return False
     lids = said.short[span][:, GROUP_OF == "eyes"]
     return bool(lids.max() > config.lids * each["height"])
 
