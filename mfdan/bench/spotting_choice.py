@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from .demonstration import TAUGHT, taught_films
 from .spotting import (
@@ -140,7 +139,7 @@ def chosen_by_command(arguments: list[str] | None = None) -> None:
         rows = [judged(film, SpotConfig()) for film in films]
         page[name] = {"films": len(films), "trials": trials(films, GRID if sets == CHOSEN_ON else
                       {"lids": (1e9,), "beat": (0.4,)}), "alarms": alarms_of(rows),
-                      "regions": recall_by_region(rows), "alarms without the lids' rule":
+                      "regions": recall_by_region(rows), "alarms without the two rules":
                       alarms_of([judged(film, replace(SpotConfig(), lids=1e9, beat=0.4))
                                  for film in films])}
     write_atomic(asked.out, json.dumps(page, indent=1) + "\n")
