@@ -41,6 +41,8 @@ class SpotConfig:
     glance: float = 0.14  # the same, where an eye looks elsewhere; development
     gap: float = 0.8  # seconds between two peaks of what repeats itself: chewing is 1 to 2 hertz
     often: int = 4  # peaks of what repeats itself
+    beat: float = 0.3  # of its height a beat falls on both sides; development
+    lids: float = 1.0  # of what a brow shows in a blink the lids move: it is theirs; development
 
 # %% ../../nbs/video/07_spot.ipynb #ff91271c
 @dataclass(frozen=True, eq=False)
@@ -163,7 +165,7 @@ def repeated(
     top, made = np.nan_to_num(height).max(1), np.zeros(len(height), bool)
     peaks, about = find_peaks(top, height=least, prominence=0.5 * least,
                               distance=max(1, round(0.08 * rate)))
-    peaks = peaks[about["prominences"] > 0.4 * top[peaks]]
+    peaks = peaks[about["prominences"] > config.beat * top[peaks]]
     apart = np.flatnonzero(np.diff(peaks) > config.gap * rate) + 1
     for chain in np.split(peaks, apart):
         if len(chain) < config.often: continue
@@ -215,16 +217,21 @@ def heights(curves: Curves, config: SpotConfig) -> Heights:
 
 # %% ../../nbs/video/07_spot.ipynb #0eecd1b3
 def explained(
-    first: int, apex: int, last: int, group: str, said: Heights,
+    each: dict,  # what stands out
+    said: Heights, config: SpotConfig,
     times: float,  # its height over the least that counts
 ) -> bool:
     "Is it a turn, a blink or talk?"
+    first, last, group = each["onset"], each["offset"], each["group"]
     span = slice(first, last + 1)
     if said.repeated[span].mean() > 0.5: return True
     if said.turning[max(0, first - 1):last + 2].any(): return True  # it would begin or end with it
     if group == "eyes" and times < 8 and said.glancing[span].any(): return True
     if group == "eyes": return bool(said.blinking[span].mean() > 0.3)
-    return group == "brows" and times < 2.5 and bool(said.blinking[apex])  # a lid pulls a little
+    if group != "brows" or said.blinking[span].mean() <= 0.5: return False
+    lids = said.short[span][:, GROUP_OF == "eyes"]
+    return bool(lids.max() > config.lids * each["height"])
+
 
 # %% ../../nbs/video/07_spot.ipynb #27f7d15d
 def stand_outs(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
@@ -235,10 +242,9 @@ def stand_outs(said: Heights, rate: float, config: SpotConfig) -> list[dict]:
             for onset, apex, offset, top in peaks_of(height[:, k], least[k], rate, config):
                 lasts = (offset - onset + 1) / rate
                 if not config.shortest <= lasts <= most: continue
-                times = top / least[k]
-                if explained(onset, apex, offset, region.group, said, times): continue
-                found.append(dict(onset=onset, apex=apex, offset=offset, height=top,
-                                  group=region.group, region=name))
+                each = dict(onset=onset, apex=apex, offset=offset, height=top,
+                            group=region.group, region=name)
+                if not explained(each, said, config, top / least[k]): found.append(each)
     return [each for each in found if not carried(each, found)]
 
 
