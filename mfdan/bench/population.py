@@ -18,7 +18,7 @@ from numpy import ndarray
 from ..corpus.expression import added, motion_between, sided, strength_for, surface_of
 from ..corpus.raster import Camera
 from ..corpus.skin import Person, new_person, picture
-from ..pixels.align import find_faces, predictor
+from ..pixels.align import find_faces, landmarks_in
 from ..pixels.flow import grey, tvl1
 
 # %% ../../nbs/bench/10_population.ipynb #1ad41c85
@@ -44,8 +44,7 @@ class Sitter(NamedTuple):
 def landmarks_of(image: UInt8[ndarray, "h w 3"]) -> tuple[int, Float[ndarray, "68 2"]]:
     "How many faces there are, and the landmarks of the largest."
     faces = find_faces(image)
-    shape = predictor()(image, faces[0])
-    return len(faces), np.array([(p.x, p.y) for p in shape.parts()], float)
+    return len(faces), landmarks_in(image, faces[0])
 
 # %% ../../nbs/bench/10_population.ipynb #e3b79aea
 def sit(

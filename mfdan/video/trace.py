@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from ..pixels.align import NoFace, find_faces, predictor
+from ..pixels.align import NoFace, find_faces, landmarks_in
 from .reel import Reel
 from .regions import (
     EYES, REGIONS, SIZE, against_nose, region_spans, upright_crop)
@@ -40,8 +40,7 @@ def landmarks_near(
     except NoFace:
         return None, 0
     if before is not None: faces = sorted(faces, key=lambda face: distance(face, before * shrink))
-    points = [(p.x, p.y) for p in predictor()(small, faces[0]).parts()]
-    return np.array(points, float) / shrink, len(faces)
+    return landmarks_in(small, faces[0]) / shrink, len(faces)
 
 
 def distance(face: dlib.rectangle, point: Float[ndarray, "2"]) -> float:
