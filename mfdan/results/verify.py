@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAME', 'DIFFERS', 'MISSING', 'UNSEEN', 'NOT_MADE', 'SKIPPED', 'DAMAGED', 'UNREADABLE', 'KEY', 'Finding', 'Verdict',
-           'in_words', 'could_be_made', 'recomputed', 'check_product', 'NotHere', 'about_of', 'provenance_of', 'run_of',
-           'unreadable', 'reader_of', 'verify']
+           'in_words', 'forgotten', 'could_be_made', 'recomputed', 'check_product', 'NotHere', 'about_of',
+           'provenance_of', 'run_of', 'unreadable', 'reader_of', 'verify']
 
 # %% ../../nbs/results/24_verify.ipynb #d9e2c6b2
 import re
@@ -19,6 +19,7 @@ from .catalogue import all_products
 from .products import Product
 from .save import table_texts
 from .study import NotInCorpus, Study
+from .table import Table
 
 # %% ../../nbs/results/24_verify.ipynb #6410f166
 SAME, DIFFERS, MISSING = "same", "differs from what the folds give", "missing"
@@ -69,11 +70,18 @@ def in_words(verdict: Verdict) -> str:
     return "cannot be checked here"
 
 # %% ../../nbs/results/24_verify.ipynb #bdf451e2
+def forgotten(made: object) -> None:
+    "What was made only to see whether it can be: a figure does not stay open."
+    if not isinstance(made, Table):
+        from matplotlib import pyplot as plt
+        plt.close(made)
+
+
 def could_be_made(product: Product, study: Study) -> Finding:
     "Why a product is not there: the corpus has nothing for it, or it is missing."
     try:
         study.rows(product.runs)
-        if product.make and product.kind == "table": product.make(study)
+        if product.make: forgotten(product.make(study))
     except NotInCorpus as reason:
         return Finding(product.name, NOT_MADE, str(reason))
     except FileNotFoundError:
