@@ -464,7 +464,7 @@ def walk_through(checkout: Path, *calls: list[str]) -> str:
     plain = {name: value for name, value in os.environ.items() if name != "MFDAN_CACHE"}
     done = subprocess.run([sys.executable, "-c", RUNS.format(calls=calls)], cwd=checkout,
                           env=plain | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
-                          capture_output=True, text=True, timeout=1700, check=False)
+                          capture_output=True, text=True, timeout=3500, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout + done.stderr
 
