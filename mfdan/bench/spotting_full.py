@@ -193,7 +193,7 @@ def costs(
     return made
 
 
-def parts_of_cost(folder: Path) -> dict[str, float]:  # milliseconds a frame
+def parts_of_cost(folder: Path) -> dict[str, float]:  # milliseconds
     "Part by part, of the same film."
     film = to_and_fro(0.1, folder / "parts.mp4")
     made = speed(film, 150)
