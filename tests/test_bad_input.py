@@ -1,5 +1,6 @@
 """Every command, where what it is given or where it runs is not as it should be: one line each."""
 import ctypes
+import errno
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from layouts import few, write_all
 
 from mfdan import cli
 from mfdan.core.files import project_root, write_atomic
@@ -97,7 +99,7 @@ OLDER = ("corpora/quick-0-v1/mfdan-corpus.json", "prepared/01234567/meta.json",
          "parts/flow-0123456789ab.npz", "folds/0123456789ab.json", "thesis.tex")
 
 
-def write_older(cache: Path) -> dict[Path, str]:
+def write_older(cache: Path) -> dict[Path, bytes]:
     "What an older version, and somebody else, may have left in a cache."
     for name in OLDER:
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
@@ -105,8 +107,8 @@ def write_older(cache: Path) -> dict[Path, str]:
     return contents(cache)
 
 
-def contents(folder: Path) -> dict[Path, str]:
-    return {path: path.read_text() for path in folder.rglob("*") if path.is_file()}
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("coding", ["utf-8", "ascii"])
@@ -204,7 +206,116 @@ def test_a_folder_without_permission_is_a_line(home, monkeypatch, capsys, name, 
     assert not [*closed.iterdir()] and not [path for path in home.rglob("*") if path.is_file()]
 
 
+CLOSED_CACHE = {  # it may be neither read nor written; what must be kept there
+    "prepare": "", "loso": "--prepared {study} --profile smoke --method majority", "choose": "",
+    "corpus": "quick", "reproduce": "--profile smoke --only table_3 --out {out}",
+    "fit": "--method ststnet --profile smoke --to {out}"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for fewer privileges")
+@pytest.mark.parametrize("name", CLOSED_CACHE)
+def test_a_cache_without_permission_is_a_line(home, monkeypatch, capsys, name):
+    study = planted_study(home / "study", 2, databases=("SAMM",))
+    closed, before = home / "closed", contents(home)
+    closed.mkdir(mode=0)
+    monkeypatch.setenv("MFDAN_CACHE", str(closed / "cache"))
+    words = [word.format(study=study.prepared.folder, out=home / "out")
+             for word in CLOSED_CACHE[name].split()]
+    assert as_anybody(lambda: status_of(name, words)) == 1
+    out, err = capsys.readouterr()
+    one_line(out + err)
+    assert "set MFDAN_CACHE to a folder of your own" in err and contents(home) == before
+    assert not [*closed.iterdir()]
+
+
+@pytest.mark.parametrize("disk", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=os.strerror)
+def test_a_root_is_checked_whatever_the_disk_is_like(home, monkeypatch, capsys, disk):
+    "Nothing is written, so the same is said."
+    def refuse(*args): raise OSError(disk, os.strerror(disk))
+    write_all(home / "data", few())
+    said = []
+    for closed in (False, True):
+        if closed:
+            for name in ("replace", "mkdir", "rename"): monkeypatch.setattr(os, name, refuse)
+        status, (out, err) = status_of("check", [str(home / "data")]), capsys.readouterr()
+        assert status == 1 and "9 of 442 clips" in out and err == ""
+        said.append(re.sub(r"[\d.]+", "", out))  # two looks do not take the same time
+    assert said[0] == said[1]
+
+
+SHORT = ["--seconds", "1", "--fps", "10", "--width", "96"]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    "A folder with a film."
+    made = tmp_path_factory.mktemp("films")
+    assert cli.main(["film", str(made / "a"), *SHORT]) == 0
+    return made
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for fewer privileges")
+@pytest.mark.parametrize("words", ["video {films}/a --model none --fps 10 --out {closed}/new",
+                                   "spot {films} --out {closed}/new"])
+def test_a_closed_place_for_what_was_spotted_is_a_line(home, films, capsys, words):
+    closed = home / "closed"
+    closed.mkdir(mode=0)
+    name, *asked = [word.format(films=films, closed=closed) for word in words.split()]
+    assert as_anybody(lambda: status_of(name, asked)) == 1
+    out, err = capsys.readouterr()
+    one_line(out + err)
+    assert "with --out" in err and not [*closed.iterdir()]
+
+
 # -- two runs at once ---------------------------------------------------------------------------
+
+
+def meanwhile(monkeypatch, module, name: str, other, after: int = 0):
+    "After so many calls of a function another run is made, whole, before the next."
+    real, waiting = getattr(module, name), [lambda: None] * after + [other]
+
+    def first_the_other(*args, **how):
+        if waiting: waiting.pop(0)()
+        return real(*args, **how)
+    monkeypatch.setattr(module, name, first_the_other)
+    return waiting
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=["the claim", "a window"])
+@pytest.mark.parametrize("words", ["video {films}/a --model none --fps 10 --out {out}",
+                                   "spot {films} --out {out}"])
+def test_two_that_watch_the_same_at_once_find_the_same(
+        home, films, monkeypatch, capsys, words, after):
+    "The other one begins while something is being written."
+    from mfdan.core import files
+
+    def run(out):
+        name, *asked = [word.format(films=films, out=home / out) for word in words.split()]
+        return status_of(name, asked)
+    assert run("alone") == 0
+    other = []
+    waiting = meanwhile(monkeypatch, files.os, "replace", lambda: other.append(run("both")), after)
+    assert run("both") == 0 and other == [0] and not waiting, capsys.readouterr().err
+    alone, both = ({str(path.relative_to(home / out)): path.read_bytes()
+                    for path in (home / out).rglob("*") if path.is_file()}
+                   for out in ("alone", "both"))
+    assert alone == both and len(alone) > 3
+
+
+def test_a_model_that_another_run_made_meanwhile_is_kept(home, monkeypatch, capsys):
+    from mfdan.video import fit
+    planted = planted_study(home / "study", 3, databases=("SAMM",)).prepared
+    monkeypatch.setattr(fit, "prepared_of", lambda study, method: planted)
+    words = ["--method", "ststnet", "--profile", "smoke", "--to", str(home / "model")]
+    other = []
+    waiting = meanwhile(monkeypatch, fit, "save_model", lambda: other.append((
+        status_of("fit", words), [path.read_bytes() for path in (home / "model").iterdir()])))
+    assert status_of("fit", words) == 2 and not waiting
+    err = capsys.readouterr().err
+    assert other[0][0] == 0 and "model exists: choose another name" in err, err
+    one_line(err)
+    assert other[0][1] == [path.read_bytes() for path in (home / "model").iterdir()]
+
 
 FILM = ["film", "a.avi", "--seconds", "0.2", "--fps", "10", "--width", "64"]
 
@@ -237,7 +348,7 @@ def test_a_corpus_that_another_run_wrote_meanwhile_is_kept(home, monkeypatch, ca
     assert cli.main(["corpus", "quick", "--to", str(to)]) == 1
     err = capsys.readouterr().err
     one_line(err)
-    assert "another run was faster" in err and list(contents(to).values()) == ["1"]
+    assert "another run was faster" in err and list(contents(to).values()) == [b"1"]
     assert [path.name for path in to.parent.iterdir()] == ["corpus"]
 
 

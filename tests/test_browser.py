@@ -135,19 +135,23 @@ def test_the_site_is_whole_and_its_search_finds(site, width):
 
 # -- JupyterLab ---------------------------------------------------------------------------------
 
+TOURS = {"one_page": "nbs/one_page.ipynb", "tour": "nbs/video/15_tour.ipynb"}
+
+
 @pytest.fixture
 def lab(road, tmp_path):
-    "JupyterLab on the tour, and on a paper notebook whose defaults name the road's cache."
+    "JupyterLab on two tours, and on a paper notebook whose defaults name the road's cache."
     nb = nbformat.read(notebook_folder() / "table_3.ipynb", as_version=4)
     for cell in nb.cells:
         if "parameters" in cell.metadata.get("tags", ()):
             cell.source = cell.source.replace('profile: str = "quick"', 'profile: str = "smoke"')
             cell.source = cell.source.replace("paper_figures/local", str(tmp_path / "out"))
     nbformat.write(nb, tmp_path / "table_3.ipynb")
-    tour = nbformat.read(ROOT / "nbs/one_page.ipynb", as_version=4)
-    for cell in tour.cells:
-        if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
-    nbformat.write(tour, tmp_path / "one_page.ipynb")
+    for name, file in TOURS.items():
+        tour = nbformat.read(ROOT / file, as_version=4)
+        for cell in tour.cells:
+            if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
+        nbformat.write(tour, tmp_path / f"{name}.ipynb")
     env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
            "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "HOME": str(tmp_path),
            "JUPYTER_DATA_DIR": str(tmp_path / "data"), "IPYTHONDIR": str(tmp_path / "ipython")}
@@ -188,11 +192,21 @@ def run_all(tab: Tab, minutes: float = 5) -> None:
     tab.page.evaluate(f"{NOTEBOOK}.context.save()")
 
 
-@pytest.mark.parametrize("name", ["table_3", "one_page"])
+def walk_through(tab: Tab) -> None:
+    "Move the slider by a key; another frame is drawn."
+    title = """() => document.querySelector('.jupyter-widgets .jp-OutputArea img')?.src"""
+    tab.page.wait_for_function(title, timeout=60_000)
+    before = tab.page.evaluate(title)
+    tab.page.locator(".jupyter-widgets .noUi-handle").first.press("ArrowRight")
+    tab.page.wait_for_function(f"before => ({title})() != before", arg=before, timeout=60_000)
+
+
+@pytest.mark.parametrize("name", ["table_3", *TOURS])
 def test_run_all_in_jupyterlab(lab, tmp_path, name):
     "Judged by the notebook that was saved, and by the console."
     with a_tab(lab.format(f"{name}.ipynb")) as tab:
         run_all(tab)
+        if name == "tour": walk_through(tab)
         tab.page.screenshot(path=tmp_path / "lab.png")
         tab.page.set_viewport_size({"width": 390, "height": 800})  # it is there on a phone, too
         tab.page.evaluate("() => jupyterapp.shell.collapseLeft()")

@@ -586,7 +586,7 @@ def test_a_notebook_of_the_checkout_keeps_no_face(walked, asked):
 # below: add it to the walk, and see what it leaves behind.
 TIMED = {"speed", "scaling", "gpu"}  # notebooks that measure; what they draw is looked at below
 LOCAL, SHOWN = "paper_figures/local/licensed-smoke", "paper_figures/local/f"
-REQUESTED = ["inner_choice", "null", "protocols", "readings", "zoo"]  # beside the default road
+REQUESTED = ["inner_choice", "null", "protocols", "readings", "seeds", "zoo"]  # not by default
 FACES = ["figure_1", "prepare", "figure_6"]
 SHORT = ["--seconds", "0.5", "--fps", "20", "--width", "128"]  # a film of somebody made up
 

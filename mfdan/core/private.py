@@ -41,8 +41,11 @@ def exposed(folder: Path | str) -> str:  # "" if it is not
     there, asked = resolved(folder), False
     for above in (there, *there.parents):
         inside = any(there.is_relative_to(above / name) for name in PRIVATE)
-        if not inside and is_checkout(above): return f"{above} is a checkout of mfdan"
-        if asked or not (above / ".git").exists(): continue
+        try:
+            if not inside and is_checkout(above): return f"{above} is a checkout of mfdan"
+            if asked or not (above / ".git").exists(): continue
+        except PermissionError:
+            return f"{above} may not be looked into"
         if not ignored(there, above): return f"git would add it to {above}"
         asked = True  # a repository further out does not look into this one
     return ""

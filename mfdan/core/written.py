@@ -20,17 +20,19 @@ from .files import (
     MARKER, cache_root, disk_in_words, file_digest, read_json, write_atomic)
 
 # %% ../../nbs/core/08_written.ipynb #b1da5f6e
-def files_in(folder: Path, above: str = "") -> Iterator[tuple[str, list[int]]]:
+def files_in(folder: Path) -> Iterator[tuple[str, list[int]]]:
     "Every file below a folder: its name, and its size, time of writing and time of change."
-    with os.scandir(folder) as found:
-        for entry in found:
-            name = above + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_in(entry.path, f"{name}/")
-            elif not entry.name.startswith("."):
-                about = entry.stat(follow_symlinks=False)
-                size = -1 if entry.is_symlink() else about.st_size
-                yield name, [size, about.st_mtime_ns, about.st_ctime_ns]
+    start = len(str(folder)) + 1
+    waiting = [str(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not entry.name.startswith("."):
+                    about = entry.stat(follow_symlinks=False)
+                    size = -1 if entry.is_symlink() else about.st_size
+                    yield entry.path[start:], [size, about.st_mtime_ns, about.st_ctime_ns]
 
 # %% ../../nbs/core/08_written.ipynb #46bb9e4b
 def records(cache: Path | None = None) -> Path:
@@ -83,14 +85,14 @@ def remember(
 # %% ../../nbs/core/08_written.ipynb #7c73c213
 def was_written(root: Path, cache: Path | None = None) -> bool:
     "Does a folder hold exactly what was written as an embedded corpus?"
-    kept = sorted(records(cache).glob("*.json"))
-    if not kept or not (root / MARKER).is_file(): return False
-    most = max(file.stat().st_size for file in kept)  # bytes: a record has fewer files than that
     try:
+        kept = sorted(records(cache).glob("*.json"))
+        if not kept or not (root / MARKER).is_file(): return False
+        most = max(file.stat().st_size for file in kept)  # a record has fewer files than bytes
         files = dict(islice(files_in(root), most))
         name = record_name(root, files)
     except OSError:
-        return False  # what cannot be listed is not what was written
+        return False  # what cannot be looked into is not what was written
     same = [file for file in kept if file.name.startswith(name.partition("-")[0])]
     if name in {file.name for file in same}: return True
     for file in same:

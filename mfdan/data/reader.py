@@ -216,7 +216,9 @@ def read_annotated(
     return clips
 
 # %% ../../nbs/data/09_reader.ipynb #efa8a626
-def named_row(found: Found, place: Place, apexes: Mapping[str, int]) -> AnnotatedClip:
+def named_row(
+    found: Found, place: Place, apexes: Mapping[str, int], log: Log,
+) -> tuple[AnnotatedClip, dict[int, Path]]:  # and its frames
     "A clip as its folders describe it."
     record, folder = place.record, found.folder
     try:
@@ -228,9 +230,10 @@ def named_row(found: Found, place: Place, apexes: Mapping[str, int]) -> Annotate
                                       "move it back where it came from")
     if under and record.spelling.format(subject_number(under, record)) != subject:
         raise LeftOut(folder, f"it lies under subject {under!r}", "move it back")
-    numbers = list(scan_frames("", folder, record, Log()))
-    return AnnotatedClip(record, subject, name, emotion, numbers[0], apexes.get(name), numbers[-1],
-                         folder, "published index")
+    frames = scan_frames(f"{record.name}/{subject}/{name}", folder, record, log)
+    row = AnnotatedClip(record, subject, name, emotion, min(frames), apexes.get(name), max(frames),
+                        folder, "published index")
+    return row, frames
 
 # %% ../../nbs/data/09_reader.ipynb #87bc81c5
 def read_named(place: Place, apexes: Mapping[str, int], log: Log) -> list[dict]:
@@ -242,11 +245,11 @@ def read_named(place: Place, apexes: Mapping[str, int], log: Log) -> list[dict]:
             name_closed(found, place, log)
             continue
         try:
-            row = named_row(found, place, apexes)
+            row, frames = named_row(found, place, apexes, log)
             clip_id = row.clip_id
             if clip_id in clips: raise LeftOut(found.folder, "there is another folder of this clip",
                                                "keep one; the first is used")
-            clips[clip_id] = complete_clip(row, found.folder, place.corpus, log)
+            clips[clip_id] = complete_clip(row, found.folder, place.corpus, log, frames)
         except LeftOut as why:
             log.left_out(clip_id, why)
     return list(clips.values())

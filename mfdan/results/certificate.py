@@ -74,9 +74,9 @@ def pack(study: Study, salt: str) -> dict:
         leaks += int((audit(study.store, study.prepared, row.run).findings != "").sum())
         settings[row.scope] = stable_hash([vars(row.run.model), vars(row.run.train)])
     about = provenance(study.run, prepared=study.prepared.key)
-    return seal({"what": KIND, "classes": list(CLASSES), "about": about, "settings": settings,
-                 "folds with leaks": leaks, "scores": packed_scores(packed),
-                 "predictions": packed})
+    return seal({"what": KIND, "salt": hidden("salt", salt), "classes": list(CLASSES),
+                 "about": about, "settings": settings, "folds with leaks": leaks,
+                 "scores": packed_scores(packed), "predictions": packed})
 
 # %% ../../nbs/results/25_certificate.ipynb #1e0c45d7
 def certificate(
@@ -88,7 +88,8 @@ def certificate(
     check_place(run, folder)
     packed = pack(Study(run), salt)
     with place_in_words(folder, "copy the folder elsewhere", "finished folds are kept"):
-        write_atomic(folder / "certificate-salt.txt", f"{salt}\nkeep this to yourself\n")
+        key = folder / f"certificate-salt-{packed['salt']}.txt"
+        write_atomic(key, f"{salt}\nkeep this to yourself\n")
         write_atomic(folder / "certificate.json", json.dumps(packed, indent=1) + "\n")
     return folder / "certificate.json"
 

@@ -102,14 +102,14 @@ def run_loso(
     real("every", every)
     store, start = Path(store), time.monotonic()
     jobs = plan_jobs(prepared, runs, keep_weights)
-    states = {job.key: finished(store, job) for job in jobs}
+    kept = "the unfinished folds were not kept, finished folds are"
+    with disk_in_words(store, kept): states = {job.key: finished(store, job) for job in jobs}
     todo = [job for job in jobs if states[job.key][0] is None]
     summary = Summary(store, len(runs), len(jobs), reused=len(jobs) - len(todo))
     power = {}
     for job in todo:
         if run_inputs(job.run) not in power:
             power[run_inputs(job.run)] = powers(prepared, run_inputs(job.run))
-    kept = "the unfinished folds were not kept, finished folds are"
     with disk_in_words(store, kept), ExitStack() as stack:
         if todo:  # otherwise nothing is written: the store may be read-only
             bar = stack.enter_context(closing(Progress(store, todo, len(jobs), progress)))

@@ -35,9 +35,9 @@ def claim(folder: Path, key: str) -> None:
         if read_json(said).get("key") != key:
             raise Refused(f"{folder} holds the results of another video, or of this one as it was "
                           "before: choose another --out, or delete it")
-        sweep(folder, 0)
+        sweep(folder, 600)  # what is younger, another run may be writing
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise Refused(f"{folder} is not empty, and holds no results of `mfdan video`: choose "
                       "another --out")
     write_atomic(said, json.dumps({"key": key}) + "\n")
