@@ -34,7 +34,7 @@ PROJECT = ("CONTRIBUTING", "CHANGELOG")
 CONF = """
 project, author, copyright = "mfdan", "The mfdan authors", "2026, The mfdan authors"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design"]
-html_theme, html_title = "furo", "mfdan"
+html_theme, html_title, html_favicon = "furo", "mfdan", "icon.svg"
 html_static_path, html_show_sphinx = ["_static"], False
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
@@ -195,6 +195,7 @@ def main() -> None:
     if (NBS / "index_files").exists(): shutil.copytree(NBS / "index_files", WORK / "index_files")
     shutil.copytree(ROOT / "paper_figures/synthetic", WORK / "paper_figures/synthetic",
                     ignore=shutil.ignore_patterns("*.html", "*.md", "*.tex"))
+    shutil.copy(ROOT / ".ci/icon.svg", WORK)
     (WORK / "conf.py").write_text(CONF, encoding="utf-8")
     sphinx = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto"]
     try:

@@ -127,6 +127,7 @@ def test_the_site_is_whole_and_its_search_finds(site, width):
     for name in ("index", "one_page", "network/03_attention"):
         with a_tab(f"{site}/{name}.html", width) as tab:
             assert tab.page.evaluate(BROKEN) == [] and tab.complaints == []
+            assert tab.page.locator("link[rel~=icon]").count()  # or some browsers ask in vain
     with a_tab(f"{site}/search.html?q=dropkey", width) as tab:
         tab.page.wait_for_selector("ul.search li a")
         assert "dropkey" in " ".join(tab.page.locator("ul.search a").all_inner_texts()).lower()
