@@ -22,7 +22,7 @@ from .light import arriving, sky_directions, to_screen, under_skin
 from .looks import ears, smooth
 from .raster import Camera, Seen, rasterise
 from .skin import (SKIN, Person, Pixels, glossy, inner, lit, painted, pores,
-                               spread_once)
+                               reaching, spread_once)
 
 # %% ../../nbs/corpus/17_closeup.ipynb #882bcbd2
 class Part(NamedTuple):
@@ -77,13 +77,14 @@ def cell_at(weights: Float[ndarray, "p 3"]) -> Int[ndarray, "p"]:
 
 # %% ../../nbs/corpus/17_closeup.ipynb #34fd3beb
 class Paint(NamedTuple):
-    "The cells of a part, painted."
+    "What does not change with the expression: of the cells of a part, and of its vertices."
     colour: Float[ndarray, "t c 3"]
     gloss: Float[ndarray, "t c"]
+    reaching: Float[ndarray, "k v"]  # the light from each direction
 
 
 def paint_on(person: Person, part: Part) -> Paint:
-    "The renderer's colours, where it needs no light."
+    "The renderer's colours, and the light that the part can get."
     S, v, looks = surface(), part.vertices, person.looks
     fixed = np.column_stack([S.base[v], person.rest[v], S.mouth[v], S.lids[v], ears()[v]])
     middle = cells()[1].astype(np.float32)
@@ -94,17 +95,16 @@ def paint_on(person: Person, part: Part) -> Paint:
     grains = pores(known, looks)
     colour, gloss = painted(known, person, grains), glossy(known, person, grains)
     shape = len(part.triangles), len(middle)
-    return Paint(colour.reshape(*shape, 3).astype(np.float32), gloss.reshape(shape))
+    return Paint(colour.reshape(*shape, 3).astype(np.float32), gloss.reshape(shape),
+                 reaching(person, v))
 
 # %% ../../nbs/corpus/17_closeup.ipynb #d6ba0cc5
 def known_of(
-    person: Person, part: Part, points: Float[ndarray, "v 3"], seen: Seen,
+    part: Part, paint: Paint, points: Float[ndarray, "v 3"], seen: Seen,
 ) -> tuple[Pixels, Float[ndarray, "p 3"]]:  # without what paint knows; and where they are
     "The light on the pixels of a part."
-    towards = sky_directions()
     normal = normals(points, part.triangles[:part.skin])
-    light = arriving(person.seen[:, part.vertices], normal,
-                     person.looks.lamp.strengths(towards), towards)
+    light = arriving(paint.reaching, normal, sky_directions())
     light[part.inner] = 0.3  # as the renderer has it
     carried = np.column_stack([normal, under_skin(light, part.spread), points])
     read = seen.read(carried.astype(np.float32), part.triangles)
@@ -122,7 +122,7 @@ def close_up(
 ) -> Float[ndarray, "h w 3"]:  # 0 to 255
     "A part as the renderer gives it."
     seen = rasterise(points, part.triangles, camera.finer(finer))
-    known, places = known_of(person, part, points, seen)
+    known, places = known_of(part, paint, points, seen)
     view = np.array([0, 0, camera.distance]) - places
     view /= np.linalg.norm(view, axis=1, keepdims=True)
     there = seen.triangle >= 0

@@ -100,9 +100,9 @@ class Puppet:
         if window is not None:
             pixels = pixels[window.of(np.arange(w * h).reshape(h, w)).ravel()]
             w, h = window.width, window.height
-        spots = pixels @ points.astype(np.float32)
-        across = np.float32(c.focal) / (np.float32(c.distance) - spots[:, 2:])
-        return (spots[:, :2] * across * np.float32([1, -1])).reshape(h, w, 2)
+        x, y, z = (pixels @ points.astype(np.float32)).T
+        scale = np.float32(c.focal) / (np.float32(c.distance) - z)
+        return np.stack([x * scale, -y * scale], -1).reshape(h, w, 2)
 
     def moved_to(self, points: Float[ndarray, "n 3"]) -> Float[ndarray, "h w 2"]:
         "How far every pixel moves when the surface goes there."
