@@ -1,6 +1,9 @@
 """A small run of `make paper`'s road, in a cache of its own: corpus, folds, notebooks, report."""
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +11,11 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
-from conftest import ROAD
+from conftest import ROAD, film_ready
 from matplotlib.pyplot import imread
 
 from mfdan.core.config import RunConfig
+from mfdan.results.certificate import certificate, hidden
 from mfdan.results.products import notebook_folder
 from mfdan.results.reproduce import Page, publish, reproduce
 from mfdan.results.runs import rows_of_table_3, rows_of_table_5
@@ -103,6 +107,44 @@ def test_verify_trains_nothing_and_names_a_fold_that_is_gone(road, tmp_path):
         away.rename(gone)
     assert "table_3: cannot be checked here" in said and "folds have no result" in said
     assert sorted(study.store.iterdir()) == folds
+
+
+def test_a_later_certificate_keeps_the_salt_of_the_earlier_one(road):
+    run, _ = road
+    certificates = []
+    for _ in range(2):
+        file = certificate(run.folder)
+        content = json.loads(file.read_text())
+        key = file.with_name(f"certificate-salt-{content['salt']}.txt")
+        assert hidden("salt", key.read_text().split("\n")[0]) == content["salt"]
+        certificates.append(content)
+    assert certificates[0]["salt"] != certificates[1]["salt"]
+    names = {hidden(clip, (run.folder / f"certificate-salt-{certificates[0]['salt']}.txt")
+                    .read_text().split("\n")[0]) for clip in Study(run).prepared.clips.clip_id}
+    assert {row["clip"] for row in certificates[0]["predictions"]} <= names
+
+
+AT_ONCE = """
+import sys
+from mfdan.core.config import RunConfig
+from mfdan.results.reproduce import reproduce
+reproduce(RunConfig(profile="smoke", out=sys.argv[1]), only=["table_2", "table_3", "figure_5"])
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_make_what_one_makes(road, tmp_path):
+    "Clips, folds and notebooks; their cache holds the corpus alone."
+    run, _ = road
+    film_ready(tmp_path / "cache")
+    env = os.environ | {"MFDAN_CACHE": str(tmp_path / "cache")}
+    both = [subprocess.Popen([sys.executable, "-c", AT_ONCE, str(tmp_path / "out")], env=env,
+                             stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in both: assert one.communicate(timeout=500)[0] is None and one.returncode == 0
+    made = tmp_path / "out" / run.folder.name
+    for name in ("table_2.csv", "table_3.csv", "figure_5.png"):
+        assert (made / name).read_bytes() == (run.folder / name).read_bytes()
+    assert not [*(tmp_path / "cache").rglob(".*.tmp"), *made.rglob(".*.tmp")]
 
 
 def test_an_unknown_value_of_a_parameter_stops_the_notebook(road, tmp_path):
