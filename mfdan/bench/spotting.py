@@ -155,7 +155,10 @@ def film_row(
     return row
 
 # %% ../../nbs/bench/11_spotting.ipynb #0d667bd4
-def row_file(seed: int, name: str, folder: Path) -> Path: return folder / f"{seed} {name}.json"
+def row_file(seed: int, name: str, films: FilmSet, folder: Path) -> Path:
+    "Where a row is kept; of one seed a neutral film is another film."
+    neutral = "" if films.course_of(seed) == films.course else ", neutral"
+    return folder / f"{seed} {name}{neutral}.json"
 
 
 def watch_film(
@@ -164,7 +167,7 @@ def watch_film(
 ) -> str:  # what was watched
     "A film in some ways, each kept as soon as it is watched; then its frames are removed."
     for name in names:
-        file = row_file(seed, name, folder)
+        file = row_file(seed, name, films, folder)
         if not file.exists():
             write_atomic(file, json.dumps(film_row(seed, name, films, folder)) + "\n")
     shutil.rmtree(film_place(seed, WAYS[names[0]].films(films)), ignore_errors=True)

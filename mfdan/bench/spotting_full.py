@@ -84,7 +84,7 @@ def watch_films(
     found = {}
     for seed, names in sorted(jobs):
         for name in names:
-            found.setdefault(name, []).append(read_json(row_file(seed, name, folder)))
+            found.setdefault(name, []).append(read_json(row_file(seed, name, films, folder)))
     return found
 
 # %% ../../nbs/bench/13_spotting_full.ipynb #f7a92f96
