@@ -151,7 +151,8 @@ def run_of(folder: Path) -> RunConfig:
     "The run that made a folder of products."
     about = provenance_of(folder)
     try:
-        return RunConfig(about["root"], about["profile"], len(about["seeds"]))
+        seeds = about.get("asked_seeds", len(about["seeds"]))  # some products take more
+        return RunConfig(about["root"], about["profile"], seeds)
     except (ValueError, OSError) as reason:
         raise NotHere(str(reason)) from reason
 
