@@ -100,11 +100,13 @@ def save(
 ) -> "Table | Figure":
     "Make a product, write it, and give it back for display."
     one_of("product", name, tuple(product.name for product in all_products()))
-    product = PRODUCTS[name]
+    product, seeds = PRODUCTS[name], study.run.seeds
     if made is None and product.make is None:
         raise ValueError(f"{name} is made by its notebook {product.notebook!r}: give it to `save`")
+    study = product.over(study)
     if made is None: made = product.make(study)
     about = {"root": study.run.corpus} | more
+    if study.run.seeds != seeds: about["asked_seeds"] = seeds
     if "prepared" in vars(study): about["prepared"] = study.prepared.key  # it was looked at
     if product.kind == "table":
         save_table(made, study.run, name, product.title, **about)

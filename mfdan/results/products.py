@@ -9,7 +9,7 @@ __all__ = ['CHAPTERS', 'WHEN', 'ENDINGS', 'PRODUCTS', 'find_notebooks', 'noteboo
 # %% ../../nbs/results/08_products.ipynb #96b2fb2c
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ class Product:
     alone: bool = False
     needs: str = ""
     faces: bool = False
+    least: int = 1
     folder: Path | None = None
 
     def __post_init__(self):
@@ -78,6 +79,11 @@ class Product:
 
     @property
     def endings(self) -> tuple[str, ...]: return ENDINGS[self.kind]
+
+    def over(self, study: Study) -> Study:
+        "A study, over as many seeds as this needs."
+        if study.run.seeds >= self.least: return study
+        return replace(study, run=replace(study.run, seeds=self.least))
 
 # %% ../../nbs/results/08_products.ipynb #199ec3a1
 PRODUCTS: dict[str, Product] = {}  # name -> record

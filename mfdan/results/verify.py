@@ -81,7 +81,7 @@ def could_be_made(product: Product, study: Study) -> Finding:
     "Why a product is not there: the corpus has nothing for it, or it is missing."
     try:
         study.rows(product.runs)
-        if product.make: forgotten(product.make(study))
+        if product.make: forgotten(product.make(product.over(study)))
     except NotInCorpus as reason:
         return Finding(product.name, NOT_MADE, str(reason))
     except FileNotFoundError:
@@ -91,6 +91,7 @@ def could_be_made(product: Product, study: Study) -> Finding:
 
 def recomputed(product: Product, study: Study, folder: Path) -> Finding:
     "Ask a table's maker again."
+    study = product.over(study)
     try:
         made = product.make(study)
     except NotInCorpus as reason:
