@@ -44,7 +44,7 @@ def test_bash_takes_the_script(script):
     "mfdan reproduce --corpus ": [*EMBEDDED], "mfdan corpus ": [*EMBEDDED],
     "mfdan reproduce --only table_3 figure_5 figure_6_": ["figure_6_shares"],
     "mfdan loso --method stst": ["ststnet"], "mfdan methods ": method_names(),
-    "mfdan loso --seeds 3 table_3_s": ["table_3_slices"],
+    "mfdan loso --seeds 3 table_3_sl": ["table_3_slices"],
     "mfdan reproduce --faces --all --fo": ["--force"],
     "mfdan fit --to ": [], "mfdan recognise ons": [], "mfdan nothing ": [],  # files, if any
 }.items(), ids=str)
