@@ -4,6 +4,7 @@ BIN := .venv/bin
 PY := $(BIN)/python
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 SKIP := $(if $(filter Linux,$(shell uname)),,--skip_file_re '^[_.]|^02_flow_gpu')  # Triton is for Linux
+HUSH := PYTHONWARNINGS=ignore:resource_tracker:UserWarning  # joblib tidies up after a notebook's process
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help env dev paper test test-slow lab docs bench publish export clean-notebooks
@@ -23,7 +24,7 @@ paper: env
 test: dev
 	@$(PY) tests/guards.py
 	@$(BIN)/ruff check --quiet .
-	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/nbdev_test --n_workers 2 --pause 0 --do_print $(SKIP)
+	@OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(HUSH) $(BIN)/nbdev_test --n_workers 2 --pause 0 --do_print $(SKIP)
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" --durations=10 $(TWO)
 
 test-slow: dev
